@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-2.0
+# Sourced by the scripts beside it: where things are, and how to say so.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+BUILD=${BUILD:-$ROOT/build}
+STAGE_T0=${STAGE_T0:-$(date +%s)}
+export ROOT BUILD STAGE_T0
+
+# die MESSAGE: one clear line, non-zero exit.
+die()
+{
+	echo "${0##*/}: $*" >&2
+	exit 1
+}
+
+# stage TEXT: what is being done now, with the time since the command began.
+stage()
+{
+	local s=$(( $(date +%s) - STAGE_T0 ))
+
+	printf '[%2d:%02d] %s\n' $((s / 60)) $((s % 60)) "$*" >&2
+}
