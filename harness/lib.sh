@@ -14,9 +14,10 @@ die()
 }
 
 # stage TEXT: what is being done now, with the time since the command began.
+# check keeps stderr for itself and has the stages shown by way of STAGE_FD.
 stage()
 {
 	local s=$(( $(date +%s) - STAGE_T0 ))
 
-	printf '[%2d:%02d] %s\n' $((s / 60)) $((s % 60)) "$*" >&2
+	printf '[%2d:%02d] %s\n' $((s / 60)) $((s % 60)) "$*" >&"${STAGE_FD:-2}"
 }

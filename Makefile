@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The front of harness/. "make help" lists the targets.
+
+H := harness
+
+.PHONY: help demo check tree refresh series base kernel vm shell selftest clean
+
+help:
+	@sed -n 's/^#: \{0,1\}//p' $(MAKEFILE_LIST)
+
+#: The main job and the tests (both install what they need, if root):
+#:
+#:   make demo       build a PREEMPT_RT kernel with and without the series, run
+#:                   VMs in both, and show side by side what the kernels say
+#:   make check      all tests; what CI runs
+demo: tools
+	@$(H)/demo
+check: tools
+	@$(H)/check
+
+#:
+#: The series:
+#:
+#:   make tree       build/linux: base kernel + one commit per patch, to work in
+#:   make refresh    take the commits of build/linux back into patches/ and here
+#:   make series [PART=fixes|pfncache|fence|tests]
+#:                   out/: mails for git am and git send-email
+tree: base
+	@$(H)/series tree
+refresh:
+	@$(H)/series refresh
+series: base
+	@$(H)/series mails $(PART)
+
+#:
+#: Pieces; kernels are built when they are out of date:
+#:
+#:   make base       fetch the base kernel (LINUX=/path: use that tree instead)
+#:   make kernel     build the kernel
+#:   make vm RUN=<static programs or scripts> [ARGS=]
+#:                   boot it and run them as root; exit status: theirs, 100 if
+#:                   the kernel complained, 101 if there was no answer
+#:   make shell      a prompt in the same machine
+#:   make selftest TEST=x86/xen_shinfo_test [ARGS=]
+#:                   run a KVM selftest, upstream's or ours, in it
+#:   make clean      remove build/ and out/
+base: tools
+	@$(H)/base
+kernel: tools
+	@$(H)/kernel $(or $(FLAVOUR),rt) $(or $(TREE),series)
+vm: tools
+	@$(H)/vm
+shell: tools
+	@$(H)/vm --shell
+selftest: tools
+	@$(H)/selftest
+clean:
+	@rm -rf build out
+
+#:
+#: Options of the pieces, as VAR=value:
+#:
+#:   FLAVOUR  rt (default): PREEMPT_RT, lockdep, DEBUG_ATOMIC_SLEEP
+#:            std: PREEMPT_DYNAMIC, KASAN, poisoned pages, lockdep
+#:   TREE     series (default) or base
+#:   CPUS     2    MEM 1G    APPEND kernel parameters    TIMEOUT 300 (seconds)
+#:   LINUX    a 7.3 kernel tree of yours, left unchanged
+#:   BUILD    build/, where all that can be made again is kept
+.PHONY: tools
+tools:
+	@$(H)/tools

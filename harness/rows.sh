@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0
+# Sourced by demo and check: the runs that show what the series is about.
+
+ROWS="mrelease oom shinfo lifetime"
+
+declare -A ROW_TITLE=(
+	[mrelease]="reap by process_mrelease"
+	[oom]="reap by memcg OOM"
+	[shinfo]="upstream's x86/xen_shinfo_test"
+	[lifetime]="writes after exit"
+)
+declare -A ROW_TEST=(
+	[mrelease]=mmu_notifier_reap_test
+	[oom]=mmu_notifier_reap_test
+	[shinfo]=x86/xen_shinfo_test
+	[lifetime]=x86/xen_gpc_lifetime_test
+)
+declare -A ROW_ARGS=(
+	[mrelease]="-f mrelease"
+	[oom]="-f memcg_oom"
+)
+
+# run_row ROW FLAVOUR TREE: run it and leave in $BUILD/rows/ROW-FLAVOUR-TREE.*:
+# out (what was printed), log (the kernel log), tsv (complaints), rc (the
+# program's exit status; 101 if there was none).
+run_row()
+{
+	local r=$BUILD/rows/$1-$2-$3 rc=0
+
+	mkdir -p "$BUILD/rows"
+	rm -f "$r".*
+	TEST=${ROW_TEST[$1]} ARGS=${ROW_ARGS[$1]:-} FLAVOUR=$2 TREE=$3 NAME=$1 \
+		CPUS=4 LOG=$r.log "$ROOT/harness/selftest" > "$r.out" 2>&1 || rc=$?
+	[ $rc != 130 ] || exit 130
+	[ -e "$r.log" ] || { cat "$r.out" >&2; return 101; }
+	"$ROOT/harness/complaints" "$r.log" > "$r.tsv" || true
+	[ $rc = 101 ] || rc=$(sed -n 's/.*vm: done .* rc=\([0-9]*\)$/\1/p' "$r.log" | tail -n 1)
+	echo "${rc:-101}" > "$r.rc"
+}
+
+# cell ROW FLAVOUR TREE: what it came to, in a few words.
+cell()
+{
+	local r=$BUILD/rows/$1-$2-$3 words
+
+	words=$(awk -F'\t' '{ n[$2] += $1 } END { for (k in n) print n[k] " " k }' "$r.tsv" |
+		sort -rn | paste -sd, | sed 's/,/, /g')
+	case $(cat "$r.rc") in
+	0)	;;
+	4)	words="skipped${words:+, $words}" ;;
+	101)	words="no answer${words:+, $words}" ;;
+	*)	words="$(grep -c '^not ok' "$r.out") of $(grep -cE '^(not )?ok' "$r.out") tests fail${words:+, $words}" ;;
+	esac
+	echo "${words:-clean}"
+}
