@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 # Nothing but the standard library, which also starts faster.
@@ -393,6 +394,9 @@ class SeriesTest(unittest.TestCase):
         self.edit("MAINTAINERS", "S:\tMaintained\nF:\tvirt", "S:\tSupported\nF:\tvirt")
         self.edit("MAINTAINERS", "F:\tdrivers/acpi/", "F:\tdrivers/acpi/\nF:\tmore/")
         self.linux("commit", "-q", "-a", "--amend", "--no-edit")
+        # Upstream's sections may change after that, too.
+        self.edit("MAINTAINERS", "F:\tmm/", "F:\tmm/zswap.c")
+        self.linux("commit", "-q", "-a", "-m", "MAINTAINERS: zswap")
         self.round_trip()
         self.assertEqual(self.read("MAINTAINERS"), SECTION.replace("Maintained", "Supported"))
         patch = self.read("patches/0004-KVM-selftests-Add-a-test.patch")
@@ -415,6 +419,7 @@ class SeriesTest(unittest.TestCase):
         self.linux("add", "kernel/sched/core.c")
         self.linux("commit", "-q", "-m", "sched: Change it")
         self.refused("refresh", says=["kernel/sched/core.c", "series init kernel/sched/core.c"])
+        self.refused("init", "kernel/none.c", says=["kernel/none.c"])
         self.ok("init", "kernel/sched/core.c")
         self.assertEqual(self.linux("status", "--porcelain"), "")
         self.ok("checkout", "base")
@@ -440,7 +445,7 @@ class SeriesTest(unittest.TestCase):
         self.assertEqual(mail.count(f"Signed-off-by: {WHO}\n"), 1)
         self.assertIn("\nnew file mode 100644\n", mail)
         # On a pristine kernel they give the same tree.
-        self.src("checkout", "-q", "base")
+        self.src("checkout", "-q", "--detach", "base")
         self.src("config", "user.name", "Somebody")
         self.src("config", "user.email", "some@example.org")
         mails = sorted(str(x) for x in (self.root / "out").iterdir())
@@ -523,6 +528,8 @@ class SeriesTest(unittest.TestCase):
         self.refused("check", says=["0001-one.patch", "two diffs of virt/kvm/main.c"])
         self.write("patches", {"0001-one.patch": PATCH1 + "diff --git a/virt/a b/virt/b\n"})
         self.refused("check", says=["0001-one.patch", "renames"])
+        self.write("patches", {"0001-one.patch": PATCH1.replace("diff --git", "diff")})
+        self.refused("check", says=["0001-one.patch", "'diff --git'"])
         self.write("patches", {"0001-one.patch": "From: Some One <x@example.org>\n" + PATCH1})
         self.refused("check", says=["0001-one.patch", "Subject"])
         self.write("patches", {"0001-one.patch": "Subject: [PATCH] x\n\nNothing.\n---\n"})
@@ -532,6 +539,14 @@ class SeriesTest(unittest.TestCase):
         self.write("patches", {"0009-nine.patch": PATCH1})
         self.refused("check", says=["0009-nine.patch", "does not name"])
         (self.root / "patches/0009-nine.patch").unlink()
+        series = self.read("patches/series")
+        self.write("patches", {"series": series + "0001-one.patch\n"})
+        self.refused("check", says=["0001-one.patch", "twice"])
+        self.write("patches", {"series": "\tvirt/kvm/new.c\n" + series})
+        self.refused("check", says=["patches/series", "no patch"])
+        (self.root / "patches/series").unlink()
+        self.refused("check", says=["patches/series is missing"])
+        self.write("patches", {"series": series})
         self.edit("series", "0001-one", "0008-eight", "patches/")
         self.refused("check", says=["0008-eight.patch", "does not have"])
 
@@ -598,6 +613,17 @@ class SeriesTest(unittest.TestCase):
         self.edit("virt/kvm/main.c", "line7", "LINE7")
         self.linux("commit", "-q", "-a", "-m", "Cut\n\nText\n---\nMore text")
         check("(Cut)", "changelog")
+        self.write("build/linux", {"virt/kvm/odd name.c": "x\n"})
+        self.linux("add", "virt/kvm/odd name.c")
+        self.linux("commit", "-q", "-m", "Odd")
+        check("(Odd)", "odd name.c")
+        (self.root / "build/linux/virt/kvm/link.c").symlink_to("new.c")
+        self.linux("add", "virt/kvm/link.c")
+        self.linux("commit", "-q", "-m", "Link")
+        check("virt/kvm/link.c", "regular")
+        self.write("build/linux", {"virt/kvm/other.c": "binary \0\n"})
+        self.linux("commit", "-q", "-a", "-m", "Binary")
+        check("virt/kvm/other.c")
         self.linux("reset", "-q", "--hard", "base")
         check("no commits")
         self.linux("checkout", "-q", "--orphan", "other")
@@ -654,16 +680,18 @@ class SeriesTest(unittest.TestCase):
         self.rebase("1{h;d};2{G}")
         old = {x: self.read("patches/" + x) for x in self.patches()}
         source = self.src("rev-parse", "refs/series/source")
+        start = time.monotonic()
         self.ok("refresh")
+        took = time.monotonic() - start
         new = {x: self.read("patches/" + x) for x in self.patches()}
-        for delay in (0.15, 0.25, 0.3, 0.4):
+        for share in (0.5, 0.7, 0.8, 0.85, 0.9, 0.95):
             shutil.rmtree(self.root / "patches")
             self.write("patches", old)
             self.src("update-ref", "refs/series/source", source)
             run = subprocess.Popen([*TOOL, "refresh"], stderr=subprocess.DEVNULL, cwd=self.root,
                                    env=self.env | {"SERIES_ROOT": str(self.root)})
             try:
-                run.wait(delay)
+                run.wait(share * took)
             except subprocess.TimeoutExpired:
                 run.send_signal(signal.SIGKILL)
                 run.wait()
