@@ -4,7 +4,7 @@
 
 H := harness
 
-.PHONY: help demo check tree refresh series base kernel vm shell selftest clean
+.PHONY: help demo check tree refresh series base kernel vm shell selftest litmus clean
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(MAKEFILE_LIST)
@@ -44,6 +44,7 @@ series: base
 #:   make shell      a prompt in the same machine
 #:   make selftest TEST=x86/xen_shinfo_test [ARGS=]
 #:                   run a KVM selftest, upstream's or ours, in it
+#:   make litmus     run the litmus tests, and weakened twins, with herd7
 #:   make clean      remove build/ and out/
 base: tools
 	@$(H)/base
@@ -55,6 +56,8 @@ shell: tools
 	@$(H)/vm --shell
 selftest: tools
 	@$(H)/selftest
+litmus: base
+	@$(H)/litmus
 clean:
 	@rm -rf build out
 
