@@ -28,9 +28,9 @@
  * start() is called with all kinds of locks held, including those that whoever
  * has to get to end() before the wait is over may need.
  *
- * Context: Task context.  The lock sleeps on PREEMPT_RT, i.e. non-blockable
- * invalidations must not get here, see CONFIG_KVM_MMU_NOTIFIER_FENCE; they may
- * on architectures that don't support PREEMPT_RT.
+ * Context: Task context.  The lock sleeps on PREEMPT_RT, i.e. a non-blockable
+ * invalidation must not get here.  It doesn't if the architecture selects
+ * CONFIG_KVM_MMU_NOTIFIER_FENCE; on all others that's a known bug if PREEMPT_RT.
  */
 
 static inline void kvm_invalidate_gate_init(struct kvm_invalidate_gate *gate)
@@ -76,6 +76,8 @@ static inline void kvm_invalidate_gate_leave(struct kvm_invalidate_gate *gate)
  */
 static inline void kvm_invalidate_gate_lock(struct kvm_invalidate_gate *gate)
 {
+	might_sleep();
+
 	spin_lock(&gate->lock);
 	wait_event_cmd(gate->wait, !gate->nr_active,
 		       spin_unlock(&gate->lock), spin_lock(&gate->lock));

@@ -1,0 +1,505 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test that KVM doesn't burn CPU time when it has to refresh a gfn_to_pfn_cache
+ * while memory is being invalidated.
+ *
+ * A cache can't become valid while an invalidation of the mm, no matter of which
+ * address, is in flight, i.e. between the mmu_notifier's start() and end().  An
+ * invalidation can be preempted.  If it's preempted by a realtime task that needs
+ * a cache, then waiting for the invalidation by retrying never ends, as the
+ * invalidation doesn't get to run until the one who waits for it sleeps.
+ *
+ * Make that happen with two SCHED_FIFO threads on a single CPU.  The one with the
+ * lower priority drops a mapping that is large enough to take a while.  The other
+ * one wakes up in the middle of that, and uses a cache that is invalid, but whose
+ * page is mapped, so that nothing but the invalidation is in its way.
+ */
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <time.h>
+
+#include "test_util.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "kvm_test_harness.h"
+
+#define XEN_REGION_GPA		0xc0000000ULL
+#define XEN_REGION_SLOT		10
+#define XEN_REGION_PAGES	2
+
+#define SHINFO_GPA		XEN_REGION_GPA
+#define VCPU_INFO_GPA		(XEN_REGION_GPA + PAGE_SIZE)
+
+#define XEN_HYPERCALL_MSR	0x40000000
+
+#define __HYPERVISOR_event_channel_op	32
+#define EVTCHNOP_send			4
+#define EVTCHNSTAT_ipi			5
+
+#define EVTCHN_PORT		15
+
+/* The offset of the bitmap of pending events in Xen's 64-bit shared_info. */
+#define SHINFO_EVTCHN_PENDING	0x800
+
+/* The watchdog must be able to preempt the others, e.g. if there's one CPU. */
+#define PRIO_INVALIDATE		10
+#define PRIO_REFRESH		20
+#define PRIO_WATCHDOG		30
+
+/* The size of the mapping is doubled until dropping it takes long enough. */
+#define MIN_MAPPING_SIZE	(16ul << 20)
+#define MAX_MAPPING_SIZE	(512ul << 20)
+#define TARGET_DROP_NS		100000000LL
+
+/*
+ * The refresh must wait for a good part of the drop, for its own cost, which is
+ * a lot higher than usual after a preemption, to not matter.
+ */
+#define MIN_WAIT_SHARE		4
+#define MIN_DROP_FACTOR		40
+
+/*
+ * Give up on the refresh if it takes (much) longer than the invalidation would
+ * have taken all by itself.
+ */
+#define STUCK_FACTOR		10
+#define STUCK_MIN_NS		2000000000LL
+
+/*
+ * The refresh may use at most 1/MAX_CPU_SHARE of the time it waits.  Spinning
+ * uses nearly all of it.
+ */
+#define MAX_CPU_SHARE		3
+
+#define MAX_ATTEMPTS		10
+#define TEST_TIMEOUT_SEC	120
+
+enum refresh_by {
+	REFRESH_BY_ACTIVATE,
+	REFRESH_BY_SEND,
+	REFRESH_BY_VCPU,
+};
+
+struct fifo_test {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpu;
+	enum refresh_by refresh_by;
+	u8 *shinfo;
+	int cpu;
+
+	/* The memory that is dropped, and how long it takes when undisturbed. */
+	void *mapping;
+	size_t mapping_size;
+	s64 drop_ns;
+
+	/* How long the refresh takes when undisturbed. */
+	s64 refresh_ns;
+
+	/* When, after the start of the drop, to start the refresh. */
+	s64 delay_ns;
+
+	sem_t start_drop;
+	sem_t done;
+	bool dropping;
+
+	/* The results of an attempt. */
+	pid_t refresh_tid;
+	bool preempted_drop;
+	bool delivered;
+	s64 wall_ns;
+	s64 cpu_ns;
+};
+
+static s64 now_ns(clockid_t clock)
+{
+	struct timespec ts;
+
+	clock_gettime(clock, &ts);
+	return timespec_to_ns(ts);
+}
+
+static void set_shared_info(struct kvm_vm *vm)
+{
+	struct kvm_xen_hvm_attr attr = {
+		.type = KVM_XEN_ATTR_TYPE_SHARED_INFO,
+		.u.shared_info.gfn = SHINFO_GPA / PAGE_SIZE,
+	};
+
+	vm_ioctl(vm, KVM_XEN_HVM_SET_ATTR, &attr);
+}
+
+static void send_event(struct kvm_vm *vm)
+{
+	struct kvm_irq_routing_xen_evtchn event = {
+		.port = EVTCHN_PORT,
+		.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
+	};
+
+	vm_ioctl(vm, KVM_XEN_HVM_EVTCHN_SEND, &event);
+}
+
+static void guest_code(void)
+{
+	u32 port = EVTCHN_PORT;
+
+	for (;;) {
+		GUEST_SYNC(0);
+		xen_hypercall(__HYPERVISOR_event_channel_op, EVTCHNOP_send, &port);
+	}
+}
+
+static void run_until_sync(struct kvm_vcpu *vcpu)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	if (get_ucall(vcpu, &uc) == UCALL_ABORT)
+		REPORT_GUEST_ASSERT(uc);
+	TEST_ASSERT_EQ(uc.cmd, UCALL_SYNC);
+}
+
+static u64 *pending_events(struct fifo_test *test)
+{
+	return (u64 *)(test->shinfo + SHINFO_EVTCHN_PENDING);
+}
+
+static void refresh(struct fifo_test *test)
+{
+	switch (test->refresh_by) {
+	case REFRESH_BY_ACTIVATE:
+		set_shared_info(test->vm);
+		break;
+	case REFRESH_BY_SEND:
+		send_event(test->vm);
+		break;
+	case REFRESH_BY_VCPU:
+		run_until_sync(test->vcpu);
+		break;
+	}
+}
+
+/*
+ * Have KVM invalidate its cache of the page, and map the page again.  The page
+ * itself is still there, as it belongs to a memfd.
+ */
+static void invalidate_cache(struct fifo_test *test)
+{
+	kvm_madvise(test->shinfo, PAGE_SIZE, MADV_DONTNEED);
+	WRITE_ONCE(*pending_events(test), 0);
+}
+
+static void *drop_thread(void *arg)
+{
+	struct fifo_test *test = arg;
+
+	while (sem_wait(&test->start_drop))
+		;
+
+	WRITE_ONCE(test->dropping, true);
+	kvm_madvise(test->mapping, test->mapping_size, MADV_DONTNEED);
+	WRITE_ONCE(test->dropping, false);
+
+	return NULL;
+}
+
+static void *refresh_thread(void *arg)
+{
+	struct fifo_test *test = arg;
+	struct timespec delay = {
+		.tv_sec = test->delay_ns / NSEC_PER_SEC,
+		.tv_nsec = test->delay_ns % NSEC_PER_SEC,
+	};
+	s64 cpu_ns, wall_ns;
+
+	WRITE_ONCE(test->refresh_tid, kvm_gettid());
+	invalidate_cache(test);
+
+	/* The other thread is on the same CPU, i.e. runs when this one sleeps. */
+	sem_post(&test->start_drop);
+	while (nanosleep(&delay, &delay))
+		;
+
+	test->preempted_drop = READ_ONCE(test->dropping);
+
+	wall_ns = now_ns(CLOCK_MONOTONIC);
+	cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID);
+
+	refresh(test);
+
+	test->cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns;
+	test->wall_ns = now_ns(CLOCK_MONOTONIC) - wall_ns;
+
+	if (test->refresh_by == REFRESH_BY_ACTIVATE)
+		send_event(test->vm);
+	test->delivered = READ_ONCE(*pending_events(test)) & BIT_ULL(EVTCHN_PORT);
+
+	sem_post(&test->done);
+	return NULL;
+}
+
+static pthread_t create_fifo_thread(struct fifo_test *test, int prio,
+				    void *(*fn)(void *))
+{
+	struct sched_param param = { .sched_priority = prio };
+	pthread_attr_t attr;
+	pthread_t thread;
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(test->cpu, &cpus);
+
+	pthread_attr_init(&attr);
+	pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
+	pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
+	pthread_attr_setschedparam(&attr, &param);
+	pthread_attr_setaffinity_np(&attr, sizeof(cpus), &cpus);
+
+	kvm_pthread_create(&thread, &attr, fn, test);
+	pthread_attr_destroy(&attr);
+
+	return thread;
+}
+
+/* Something else might run as well, get the best of a few times. */
+#define best_of(nr, measure)				\
+({							\
+	s64 best = 0, ns;				\
+	int n;						\
+							\
+	for (n = 0; n < (nr); n++) {			\
+		ns = (measure);				\
+		if (!n || ns < best)			\
+			best = ns;			\
+	}						\
+	best;						\
+})
+
+static s64 measure_refresh(struct fifo_test *test)
+{
+	s64 start;
+
+	invalidate_cache(test);
+
+	start = now_ns(CLOCK_MONOTONIC);
+	refresh(test);
+	return now_ns(CLOCK_MONOTONIC) - start;
+}
+
+static s64 measure_drop(struct fifo_test *test)
+{
+	s64 start;
+
+	memset(test->mapping, 0xaa, test->mapping_size);
+
+	start = now_ns(CLOCK_MONOTONIC);
+	kvm_madvise(test->mapping, test->mapping_size, MADV_DONTNEED);
+	return now_ns(CLOCK_MONOTONIC) - start;
+}
+
+static void create_mapping(struct fifo_test *test)
+{
+	size_t max_size = sysconf(_SC_AVPHYS_PAGES) * getpagesize() / 2;
+
+	max_size = min_t(size_t, max_size, MAX_MAPPING_SIZE);
+	test->mapping_size = MIN_MAPPING_SIZE;
+
+	for (;;) {
+		test->mapping = kvm_mmap(test->mapping_size, PROT_READ | PROT_WRITE,
+					 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+
+		/* Huge pages would be gone in no time.  Failure is ok. */
+		madvise(test->mapping, test->mapping_size, MADV_NOHUGEPAGE);
+
+		test->drop_ns = best_of(2, measure_drop(test));
+		if (test->drop_ns >= TARGET_DROP_NS || test->mapping_size * 2 > max_size)
+			return;
+
+		kvm_munmap(test->mapping, test->mapping_size);
+		test->mapping_size *= 2;
+	}
+}
+
+static int set_scheduler(pid_t tid, int policy, int prio)
+{
+	const struct sched_param param = { .sched_priority = prio };
+
+	return sched_setscheduler(tid, policy, &param);
+}
+
+/*
+ * Have the refresh preempt the drop, and return %false if the refresh had to be
+ * stopped, i.e. to be demoted for the drop to get the CPU.
+ */
+static bool try_to_preempt(struct fifo_test *test)
+{
+	s64 timeout_ns = max_t(s64, test->drop_ns * STUCK_FACTOR, STUCK_MIN_NS);
+	pthread_t dropper, refresher;
+	struct timespec timeout;
+	bool stuck = false;
+
+	memset(test->mapping, 0xaa, test->mapping_size);
+
+	sem_init(&test->start_drop, 0, 0);
+	sem_init(&test->done, 0, 0);
+
+	TEST_ASSERT(!set_scheduler(0, SCHED_FIFO, PRIO_WATCHDOG), "Failed to use SCHED_FIFO");
+
+	dropper = create_fifo_thread(test, PRIO_INVALIDATE, drop_thread);
+	refresher = create_fifo_thread(test, PRIO_REFRESH, refresh_thread);
+
+	clock_gettime(CLOCK_REALTIME, &timeout);
+	timeout = timespec_add_ns(timeout, timeout_ns);
+
+	while (sem_timedwait(&test->done, &timeout)) {
+		if (errno != ETIMEDOUT)
+			continue;
+
+		stuck = true;
+		TEST_ASSERT(!set_scheduler(READ_ONCE(test->refresh_tid), SCHED_OTHER, 0),
+			    "Failed to demote the refresh");
+		while (sem_wait(&test->done))
+			;
+		break;
+	}
+
+	kvm_pthread_join(refresher, NULL);
+	kvm_pthread_join(dropper, NULL);
+	TEST_ASSERT(!set_scheduler(0, SCHED_OTHER, 0), "Failed to use SCHED_OTHER");
+
+	sem_destroy(&test->start_drop);
+	sem_destroy(&test->done);
+
+	return !stuck;
+}
+
+static void create_vm(struct fifo_test *test)
+{
+	struct kvm_xen_hvm_config config = {
+		.flags = KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL |
+			 KVM_XEN_HVM_CONFIG_EVTCHN_SEND,
+		.msr = XEN_HYPERCALL_MSR,
+	};
+	struct kvm_xen_hvm_attr long_mode = {
+		.type = KVM_XEN_ATTR_TYPE_LONG_MODE,
+		.u.long_mode = 1,
+	};
+	struct kvm_xen_hvm_attr evtchn = {
+		.type = KVM_XEN_ATTR_TYPE_EVTCHN,
+		.u.evtchn.send_port = EVTCHN_PORT,
+		.u.evtchn.type = EVTCHNSTAT_ipi,
+		.u.evtchn.deliver.port.port = EVTCHN_PORT,
+		.u.evtchn.deliver.port.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
+	};
+
+	struct kvm_xen_vcpu_attr vcpu_info = {
+		.type = KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO,
+		.u.gpa = VCPU_INFO_GPA,
+	};
+
+	test->vm = vm_create_with_one_vcpu(&test->vcpu, guest_code);
+	vm_userspace_mem_region_add(test->vm, VM_MEM_SRC_SHMEM, XEN_REGION_GPA,
+				    XEN_REGION_SLOT, XEN_REGION_PAGES, 0);
+	test->shinfo = addr_gpa2hva(test->vm, SHINFO_GPA);
+
+	vm_ioctl(test->vm, KVM_XEN_HVM_CONFIG, &config);
+	vm_ioctl(test->vm, KVM_XEN_HVM_SET_ATTR, &long_mode);
+	set_shared_info(test->vm);
+	vm_ioctl(test->vm, KVM_XEN_HVM_SET_ATTR, &evtchn);
+	vcpu_ioctl(test->vcpu, KVM_XEN_VCPU_SET_ATTR, &vcpu_info);
+	run_until_sync(test->vcpu);
+}
+
+FIXTURE(xen_gpc_fifo) {
+	struct fifo_test test;
+};
+
+FIXTURE_VARIANT(xen_gpc_fifo) {
+	enum refresh_by refresh_by;
+};
+
+FIXTURE_VARIANT_ADD(xen_gpc_fifo, activate) {
+	.refresh_by = REFRESH_BY_ACTIVATE,
+};
+
+FIXTURE_VARIANT_ADD(xen_gpc_fifo, send) {
+	.refresh_by = REFRESH_BY_SEND,
+};
+
+FIXTURE_VARIANT_ADD(xen_gpc_fifo, vcpu) {
+	.refresh_by = REFRESH_BY_VCPU,
+};
+
+FIXTURE_SETUP(xen_gpc_fifo)
+{
+	self->test.refresh_by = variant->refresh_by;
+}
+
+FIXTURE_TEARDOWN(xen_gpc_fifo)
+{
+	if (self->test.mapping)
+		kvm_munmap(self->test.mapping, self->test.mapping_size);
+	if (self->test.vm)
+		kvm_vm_free(self->test.vm);
+}
+
+TEST_F_TIMEOUT(xen_gpc_fifo, preempted_invalidation, TEST_TIMEOUT_SEC)
+{
+	struct fifo_test *test = &self->test;
+	bool finished;
+	int i;
+
+	if (set_scheduler(0, SCHED_FIFO, PRIO_WATCHDOG))
+		SKIP(return, "Can't use SCHED_FIFO: %s", strerror(errno));
+	ASSERT_EQ(set_scheduler(0, SCHED_OTHER, 0), 0);
+
+	create_vm(test);
+	create_mapping(test);
+	test->refresh_ns = best_of(5, measure_refresh(test));
+
+	if (test->drop_ns < test->refresh_ns * MIN_DROP_FACTOR)
+		SKIP(return, "Dropping %lu MiB takes only %ld us, a refresh %ld us",
+		     test->mapping_size >> 20, test->drop_ns / 1000,
+		     test->refresh_ns / 1000);
+
+	/* Any CPU is fine, as long as it's the same for both threads. */
+	test->cpu = sched_getcpu();
+
+	for (i = 0; i < MAX_ATTEMPTS; i++) {
+		/* Aim for 1/6, 1/8, 1/10, 1/6, ... of the way through. */
+		test->delay_ns = test->drop_ns / (6 + i % 3 * 2);
+
+		finished = try_to_preempt(test);
+		EXPECT_TRUE(test->delivered);
+
+		/*
+		 * The drop's syscall is more than the invalidation.  If there was
+		 * (next to) nothing to wait for, then try again.
+		 */
+		if (finished && (!test->preempted_drop ||
+				 test->wall_ns < test->drop_ns / MIN_WAIT_SHARE))
+			continue;
+
+		TH_LOG("Refresh %s after %ld us, used %ld us of CPU (drop %ld us, refresh %ld us)",
+		       finished ? "finished" : "was stopped", test->wall_ns / 1000,
+		       test->cpu_ns / 1000, test->drop_ns / 1000,
+		       test->refresh_ns / 1000);
+
+		EXPECT_TRUE(finished);
+		EXPECT_LT(test->cpu_ns, test->wall_ns / MAX_CPU_SHARE);
+		return;
+	}
+
+	SKIP(return, "Didn't preempt an invalidation in %d attempts", MAX_ATTEMPTS);
+}
+
+int main(int argc, char *argv[])
+{
+	int xen_caps = kvm_check_cap(KVM_CAP_XEN_HVM);
+
+	TEST_REQUIRE(xen_caps & KVM_XEN_HVM_CONFIG_SHARED_INFO);
+	TEST_REQUIRE(xen_caps & KVM_XEN_HVM_CONFIG_EVTCHN_2LEVEL);
+	TEST_REQUIRE(xen_caps & KVM_XEN_HVM_CONFIG_EVTCHN_SEND);
+
+	return test_harness_run(argc, argv);
+}

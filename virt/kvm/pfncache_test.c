@@ -1,0 +1,1055 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * KUnit tests for gfn_to_pfn_cache, included by pfncache.c.
+ *
+ * There is no guest, no mm and no virtualization hardware: the lookup of a page
+ * and its mapping are stubs.  Whatever races with a refresh is called by these
+ * stubs, i.e. it happens at a known point of the refresh and in the same task.
+ * Only that which has to wait until the refresh sleeps is done by a work item.
+ */
+
+#include <kunit/test.h>
+#include <linux/completion.h>
+#include <linux/cpumask.h>
+#include <linux/delay.h>
+#include <linux/hrtimer.h>
+#include <linux/iopoll.h>
+#include <linux/sched/signal.h>
+#include <linux/workqueue.h>
+
+/* The fake VM has a memslot of two pages. */
+#define GPC_TEST_HVA		0x10000000UL
+#define GPC_TEST_GPA		0x20000000ULL
+#define GPC_TEST_NR_PAGES	2
+#define GPC_TEST_END		(GPC_TEST_NR_PAGES * PAGE_SIZE)
+
+#define GPC_TEST_OFFSET		0x128
+#define GPC_TEST_LEN		8
+
+#define GPC_TEST_TIMEOUT_US	(5 * USEC_PER_SEC)
+#define GPC_TEST_MAX_LOOKUPS	100000
+
+enum gpc_test_point {
+	GPC_BEFORE_REFRESH,
+	GPC_BEFORE_LOOKUP,	/* but after the snapshot of the gate */
+	GPC_AFTER_LOOKUP,	/* but before the cache can be valid */
+	GPC_AT_UNMAP,		/* of the old page, the cache is valid */
+	GPC_NR_POINTS,
+};
+
+struct gpc_test;
+typedef void (*gpc_test_fn)(struct gpc_test *t);
+
+struct gpc_test {
+	struct kunit *test;
+	struct kvm *kvm;
+	struct kvm_memory_slot slot;
+	struct gfn_to_pfn_cache gpc, gpc2;
+
+	/* The pages of the memslot, and one to replace the first one with. */
+	struct page *pages[GPC_TEST_NR_PAGES];
+	struct page *spare;
+
+	/* The stubs: what to do at a given point, once, and statistics. */
+	gpc_test_fn race[GPC_NR_POINTS];
+	bool fail_lookup;
+	bool fail_map;
+	atomic_t nr_lookups;
+	atomic_t nr_mapped;
+
+	/* Done by another task, or in hardirq context. */
+	struct task_struct *task;
+	struct work_struct work;
+	gpc_test_fn work_fn;
+	bool go, done;
+	struct hrtimer timer;
+	struct completion timer_done;
+	bool in_hardirq, irqs_disabled;
+	void *khva;
+};
+
+/* KUnit can sleep if it has something to report, i.e. put the cache first. */
+static void *gpc_test_put(struct gfn_to_pfn_cache *gpc)
+{
+	void *khva = gpc->khva;
+
+	kvm_gpc_put(gpc);
+	return khva;
+}
+
+static bool gpc_test_tryget(struct gfn_to_pfn_cache *gpc, unsigned long len)
+{
+	return kvm_gpc_tryget(gpc, len) && gpc_test_put(gpc);
+}
+
+static bool gpc_test_tryget_nospin(struct gfn_to_pfn_cache *gpc, unsigned long len)
+{
+	return kvm_gpc_tryget_nospin(gpc, len) && gpc_test_put(gpc);
+}
+
+static int gpc_test_get(struct gfn_to_pfn_cache *gpc, unsigned long len)
+{
+	int ret = kvm_gpc_get(gpc, len);
+
+	if (!ret)
+		gpc_test_put(gpc);
+	return ret;
+}
+
+/* The mapping that a user of the cache gets, NULL if the cache isn't valid. */
+static void *gpc_test_khva(struct gfn_to_pfn_cache *gpc)
+{
+	return kvm_gpc_tryget(gpc, GPC_TEST_LEN) ? gpc_test_put(gpc) : NULL;
+}
+
+static void gpc_test_race(struct gpc_test *t, enum gpc_test_point point)
+{
+	gpc_test_fn race = t->race[point];
+
+	if (!race)
+		return;
+
+	/* While there's a lookup, an invalidation finds the cache, a user doesn't. */
+	if (point == GPC_BEFORE_LOOKUP || point == GPC_AFTER_LOOKUP) {
+		KUNIT_EXPECT_TRUE(t->test, llist_on_list(&t->gpc.node));
+		KUNIT_EXPECT_EQ(t->test, t->gpc.notifier_hva, GPC_TEST_HVA);
+		KUNIT_EXPECT_NULL(t->test, gpc_test_khva(&t->gpc));
+	}
+
+	t->race[point] = NULL;
+	race(t);
+}
+
+static kvm_pfn_t gpc_test_hva_to_pfn(struct kvm_follow_pfn *kfp)
+{
+	struct gpc_test *t = kunit_get_current_test()->priv;
+	unsigned long i = (kfp->hva - GPC_TEST_HVA) >> PAGE_SHIFT;
+	kvm_pfn_t pfn = KVM_PFN_ERR_FAULT;
+	struct page *page;
+
+	might_sleep();
+
+	/* A refresh that would try forever must not hang the test. */
+	if (atomic_inc_return(&t->nr_lookups) > GPC_TEST_MAX_LOOKUPS)
+		return pfn;
+
+	gpc_test_race(t, GPC_BEFORE_LOOKUP);
+
+	if (i < GPC_TEST_NR_PAGES && !t->fail_lookup) {
+		page = READ_ONCE(t->pages[i]);
+		get_page(page);
+		*kfp->refcounted_page = page;
+		pfn = page_to_pfn(page);
+	}
+
+	gpc_test_race(t, GPC_AFTER_LOOKUP);
+	return pfn;
+}
+
+static void *gpc_test_map(kvm_pfn_t pfn)
+{
+	struct gpc_test *t = kunit_get_current_test()->priv;
+
+	might_sleep();
+
+	if (t->fail_map)
+		return NULL;
+
+	atomic_inc(&t->nr_mapped);
+	return page_address(pfn_to_page(pfn));
+}
+
+static void gpc_test_unmap(kvm_pfn_t pfn, void *khva)
+{
+	struct gpc_test *t = kunit_get_current_test()->priv;
+
+	might_sleep();
+
+	if (is_error_noslot_pfn(pfn) || !khva)
+		return;
+
+	KUNIT_EXPECT_PTR_EQ(t->test, khva, page_address(pfn_to_page(pfn)));
+	atomic_dec(&t->nr_mapped);
+	gpc_test_race(t, GPC_AT_UNMAP);
+}
+
+/* A page is mapped for as long as a cache has it, but never pinned. */
+static void gpc_test_expect_balanced(struct gpc_test *t)
+{
+	int i;
+
+	KUNIT_EXPECT_EQ(t->test, atomic_read(&t->nr_mapped),
+			!!t->gpc.khva + !!t->gpc2.khva);
+
+	for (i = 0; i < GPC_TEST_NR_PAGES; i++)
+		KUNIT_EXPECT_EQ(t->test, page_count(t->pages[i]), 1);
+	KUNIT_EXPECT_EQ(t->test, page_count(t->spare), 1);
+}
+
+/* The mapping that it should get. */
+static void *gpc_test_addr(struct gpc_test *t, int page)
+{
+	return page_address(t->pages[page]) + GPC_TEST_OFFSET;
+}
+
+/* Activate the cache for the given page, or move it there. */
+static int gpc_test_activate(struct gpc_test *t, int page)
+{
+	return kvm_gpc_activate_hva(&t->gpc, GPC_TEST_HVA + page * PAGE_SIZE +
+				    GPC_TEST_OFFSET, GPC_TEST_LEN);
+}
+
+/* The two halves of an invalidation of the given page. */
+static void gpc_test_start(struct gpc_test *t, int page)
+{
+	unsigned long hva = GPC_TEST_HVA + page * PAGE_SIZE;
+
+	kvm_invalidate_gate_enter(&t->kvm->invalidate_gate);
+	gfn_to_pfn_cache_invalidate_start(t->kvm, hva, hva + PAGE_SIZE);
+}
+
+static void gpc_test_end(struct gpc_test *t)
+{
+	kvm_invalidate_gate_leave(&t->kvm->invalidate_gate);
+}
+
+static void gpc_test_replace_page(struct gpc_test *t)
+{
+	struct page *page = t->pages[0];
+
+	WRITE_ONCE(t->pages[0], t->spare);
+	t->spare = page;
+}
+
+/*
+ * What can be done at the points of a refresh, which is always one for page 0.
+ */
+static void gpc_test_invalidate(struct gpc_test *t)
+{
+	gpc_test_start(t, 0);
+	gpc_test_end(t);
+}
+
+static void gpc_test_invalidate_other(struct gpc_test *t)
+{
+	gpc_test_start(t, 1);
+	gpc_test_end(t);
+}
+
+static void gpc_test_move(struct gpc_test *t)
+{
+	gpc_test_start(t, 0);
+	gpc_test_replace_page(t);
+	gpc_test_end(t);
+}
+
+static void gpc_test_unmap_page(struct gpc_test *t)
+{
+	gpc_test_start(t, 0);
+	t->fail_lookup = true;
+	gpc_test_end(t);
+}
+
+static void gpc_test_close(struct gpc_test *t)
+{
+	gfn_to_pfn_cache_close_all(t->kvm);
+}
+
+/* Leave it to the work item to go on as soon as the refresh sleeps. */
+static void gpc_test_start_move(struct gpc_test *t)
+{
+	gpc_test_start(t, 0);
+	gpc_test_replace_page(t);
+	queue_work(system_dfl_wq, &t->work);
+}
+
+static void gpc_test_start_move_twice(struct gpc_test *t)
+{
+	gpc_test_start(t, 0);
+	gpc_test_start_move(t);
+}
+
+/*
+ * What can be done while the refresh sleeps.
+ */
+static void gpc_test_end_twice(struct gpc_test *t)
+{
+	int nr_lookups = atomic_read(&t->nr_lookups);
+
+	gpc_test_end(t);
+
+	/* Enough for a refresh that ought to sleep, but doesn't. */
+	msleep(20);
+	KUNIT_EXPECT_EQ(t->test, atomic_read(&t->nr_lookups), nr_lookups);
+
+	gpc_test_end(t);
+}
+
+static void gpc_test_close_and_end(struct gpc_test *t)
+{
+	gpc_test_close(t);
+	gpc_test_end(t);
+}
+
+static void gpc_test_kill_and_end(struct gpc_test *t)
+{
+	bool sleeps;
+
+	send_sig(SIGKILL, t->task, 1);
+
+	/* A refresh that can't be killed succeeds, instead of hanging. */
+	read_poll_timeout(waitqueue_active, sleeps, !sleeps, USEC_PER_MSEC,
+			  GPC_TEST_TIMEOUT_US, false,
+			  &t->kvm->invalidate_gate.wait);
+	gpc_test_end(t);
+}
+
+static void gpc_test_work(struct work_struct *work)
+{
+	struct gpc_test *t = container_of(work, struct gpc_test, work);
+	bool sleeps;
+
+	/* A refresh that spins waits for the end of the invalidation, too. */
+	read_poll_timeout(waitqueue_active, sleeps, sleeps, USEC_PER_MSEC,
+			  GPC_TEST_TIMEOUT_US, false,
+			  &t->kvm->invalidate_gate.wait);
+
+	KUNIT_EXPECT_TRUE(t->test, sleeps);
+	KUNIT_EXPECT_NULL(t->test, gpc_test_khva(&t->gpc));
+	gpc_test_expect_balanced(t);
+
+	t->work_fn(t);
+}
+
+static int gpc_test_init(struct kunit *test)
+{
+	struct kvm_memslots *slots;
+	struct gpc_test *t;
+	int i;
+
+	t = kunit_kzalloc(test, sizeof(*t), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, t);
+	t->kvm = kunit_kzalloc(test, sizeof(*t->kvm), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, t->kvm);
+
+	t->test = test;
+	t->task = current;
+	INIT_WORK(&t->work, gpc_test_work);
+	init_completion(&t->timer_done);
+
+	/*
+	 * There is but one memslot, the last one that was used, and nobody else
+	 * holds a reference to the VM, i.e. kvm->srcu isn't needed.
+	 */
+	t->slot.base_gfn = gpa_to_gfn(GPC_TEST_GPA);
+	t->slot.npages = GPC_TEST_NR_PAGES;
+	t->slot.userspace_addr = GPC_TEST_HVA;
+	slots = &t->kvm->__memslots[0][0];
+	atomic_long_set(&slots->last_used_slot, (long)&t->slot);
+	rcu_assign_pointer(t->kvm->memslots[0], slots);
+
+	kvm_invalidate_gate_init(&t->kvm->invalidate_gate);
+	init_llist_head(&t->kvm->gpc_list);
+	kvm_gpc_init(&t->gpc, t->kvm);
+	kvm_gpc_init(&t->gpc2, t->kvm);
+
+	test->priv = t;
+
+	for (i = 0; i < GPC_TEST_NR_PAGES; i++) {
+		t->pages[i] = alloc_page(GFP_KERNEL | __GFP_ZERO);
+		KUNIT_ASSERT_NOT_NULL(test, t->pages[i]);
+	}
+	t->spare = alloc_page(GFP_KERNEL | __GFP_ZERO);
+	KUNIT_ASSERT_NOT_NULL(test, t->spare);
+
+	kunit_activate_static_stub(test, hva_to_pfn, gpc_test_hva_to_pfn);
+	kunit_activate_static_stub(test, gpc_map, gpc_test_map);
+	kunit_activate_static_stub(test, gpc_unmap, gpc_test_unmap);
+	return 0;
+}
+
+static void gpc_test_exit(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	int i;
+
+	/* No cache was used if the initialization failed. */
+	if (!t)
+		return;
+
+	if (t->spare) {
+		gpc_test_expect_balanced(t);
+		kvm_gpc_deactivate(&t->gpc);
+		kvm_gpc_deactivate(&t->gpc2);
+		gpc_test_expect_balanced(t);
+		__free_page(t->spare);
+	}
+
+	for (i = 0; i < GPC_TEST_NR_PAGES && t->pages[i]; i++)
+		__free_page(t->pages[i]);
+}
+
+static void test_gpc_hva_and_gpa(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	gpa_t gpa = GPC_TEST_GPA + PAGE_SIZE + GPC_TEST_OFFSET;
+
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc2));
+
+	KUNIT_EXPECT_EQ(test, gpc_test_activate(t, 0), 0);
+	KUNIT_EXPECT_EQ(test, kvm_gpc_activate(&t->gpc2, gpa, GPC_TEST_LEN), 0);
+
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc2), gpc_test_addr(t, 1));
+
+	/* An invalidation has an effect on those caches that it's about. */
+	gpc_test_invalidate_other(t);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc2));
+
+	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc2, GPC_TEST_LEN), 0);
+	gpc_test_invalidate(t);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc2), gpc_test_addr(t, 1));
+}
+
+/* There's nothing to look up as long as the cache is valid. */
+static void test_gpc_refresh_valid(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	void *khva;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	khva = gpc_test_khva(&t->gpc);
+
+	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), 0);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), khva);
+
+	KUNIT_EXPECT_EQ(test, gpc_test_get(&t->gpc, GPC_TEST_LEN), 0);
+
+	/* Not even for another offset. */
+	KUNIT_EXPECT_EQ(test, kvm_gpc_activate_hva(&t->gpc, GPC_TEST_HVA,
+						   GPC_TEST_LEN), 0);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), khva - GPC_TEST_OFFSET);
+
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 1);
+}
+
+static void test_gpc_memslots(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	struct kvm_memslots *slots = &t->kvm->__memslots[0][0];
+	gpa_t gpa = GPC_TEST_GPA + GPC_TEST_OFFSET;
+
+	KUNIT_ASSERT_EQ(test, kvm_gpc_activate(&t->gpc, gpa, GPC_TEST_LEN), 0);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+
+	/* New memslots, but the GPA is where it was. */
+	slots->generation++;
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), 0);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 1);
+
+	/* The GPA is somewhere else. */
+	slots->generation++;
+	t->slot.userspace_addr += PAGE_SIZE;
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), 0);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 1));
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 2);
+
+	/* The GPA is gone. */
+	slots->generation++;
+	atomic_long_set(&slots->last_used_slot, 0);
+	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), -EFAULT);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	KUNIT_EXPECT_NULL(test, t->gpc.khva);
+}
+
+struct gpc_test_bad_addr {
+	const char *name;
+	gpa_t gpa;
+	unsigned long hva;
+	int ret;
+};
+
+static const struct gpc_test_bad_addr gpc_test_bad_addrs[] = {
+	{ "GPA, crosses a page", GPC_TEST_GPA + PAGE_SIZE - 1, 0, -EINVAL },
+	{ "GPA, no memslot", GPC_TEST_GPA + GPC_TEST_END, 0, -EFAULT },
+	{ "HVA, crosses a page", INVALID_GPA, GPC_TEST_HVA + PAGE_SIZE - 1, -EINVAL },
+	{ "HVA, no page", INVALID_GPA, GPC_TEST_HVA + GPC_TEST_END, -EFAULT },
+};
+
+KUNIT_ARRAY_PARAM_DESC(gpc_test_bad_addr, gpc_test_bad_addrs, name);
+
+static void test_gpc_bad_address(struct kunit *test)
+{
+	const struct gpc_test_bad_addr *bad = test->param_value;
+	struct gpc_test *t = test->priv;
+	int i, ret;
+
+	/* First with a cache that was never active, then with a valid one. */
+	for (i = 0; i < 2; i++) {
+		void *khva = gpc_test_khva(&t->gpc);
+
+		if (kvm_is_error_gpa(bad->gpa))
+			ret = kvm_gpc_activate_hva(&t->gpc, bad->hva, GPC_TEST_LEN);
+		else
+			ret = kvm_gpc_activate(&t->gpc, bad->gpa, GPC_TEST_LEN);
+		KUNIT_EXPECT_EQ(test, ret, bad->ret);
+
+		/* The cache isn't moved by an address that makes no sense. */
+		KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc),
+				    ret == -EINVAL ? khva : NULL);
+		gpc_test_expect_balanced(t);
+
+		KUNIT_EXPECT_EQ(test, gpc_test_activate(t, 0), 0);
+		KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+	}
+}
+
+static void test_gpc_bad_len(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+
+	KUNIT_EXPECT_FALSE(test, gpc_test_tryget(&t->gpc, PAGE_SIZE));
+	KUNIT_EXPECT_FALSE(test, gpc_test_tryget_nospin(&t->gpc, PAGE_SIZE));
+	KUNIT_EXPECT_FALSE(test, irqs_disabled());
+
+	/* The latter tries again and again if the former succeeds. */
+	KUNIT_ASSERT_EQ(test, kvm_gpc_refresh(&t->gpc, PAGE_SIZE), -EINVAL);
+	KUNIT_EXPECT_EQ(test, gpc_test_get(&t->gpc, PAGE_SIZE), -EINVAL);
+
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+}
+
+static void test_gpc_failures(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+
+	t->fail_map = true;
+	KUNIT_EXPECT_EQ(test, gpc_test_activate(t, 0), -EFAULT);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+
+	t->fail_map = false;
+	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), 0);
+
+	/* Not an address of userspace, but not one that means an error either. */
+	KUNIT_EXPECT_EQ(test, kvm_gpc_activate_hva(&t->gpc, TASK_SIZE_MAX + PAGE_SIZE,
+						   GPC_TEST_LEN), -EINVAL);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+
+	gpc_test_invalidate(t);
+	t->fail_lookup = true;
+	KUNIT_EXPECT_EQ(test, gpc_test_get(&t->gpc, GPC_TEST_LEN), -EFAULT);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	KUNIT_EXPECT_NULL(test, t->gpc.khva);
+}
+
+static void test_gpc_deactivate(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		KUNIT_EXPECT_EQ(test, gpc_test_activate(t, 0), 0);
+		KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+
+		kvm_gpc_deactivate(&t->gpc);
+		KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+		KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), -EINVAL);
+		KUNIT_EXPECT_EQ(test, gpc_test_get(&t->gpc, GPC_TEST_LEN), -EINVAL);
+		KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_mapped), 0);
+
+		/* Twice is fine. */
+		kvm_gpc_deactivate(&t->gpc);
+
+		/* The cache was linked by its first activation, and stays so. */
+		KUNIT_ASSERT_PTR_EQ(test, t->kvm->gpc_list.first, &t->gpc.node);
+		KUNIT_ASSERT_NULL(test, t->gpc.node.next);
+	}
+
+	/* It's still found when it's active again. */
+	KUNIT_EXPECT_EQ(test, gpc_test_activate(t, 0), 0);
+	gpc_test_invalidate(t);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+
+	/* A second cache doesn't unlink the first. */
+	KUNIT_EXPECT_EQ(test, kvm_gpc_activate(&t->gpc2, GPC_TEST_GPA, GPC_TEST_LEN), 0);
+	KUNIT_EXPECT_PTR_EQ(test, t->kvm->gpc_list.first, &t->gpc2.node);
+	KUNIT_EXPECT_PTR_EQ(test, t->gpc2.node.next, &t->gpc.node);
+}
+
+/* Whatever state a cache is in, once it's closed it can't be valid again. */
+static void test_gpc_closed(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	int i;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	gpc_test_close(t);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+
+	for (i = 0; i < 2; i++) {
+		KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), -EFAULT);
+		KUNIT_EXPECT_EQ(test, gpc_test_get(&t->gpc, GPC_TEST_LEN), -EFAULT);
+		KUNIT_EXPECT_EQ(test, gpc_test_activate(t, 1), -EFAULT);
+		KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+		KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_mapped), 0);
+
+		kvm_gpc_deactivate(&t->gpc);
+		KUNIT_EXPECT_EQ(test, gpc_test_activate(t, 0), -EFAULT);
+	}
+
+	/* Not found when the caches were closed. */
+	KUNIT_EXPECT_EQ(test, kvm_gpc_activate(&t->gpc2, GPC_TEST_GPA, GPC_TEST_LEN), -EFAULT);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc2));
+
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 1);
+}
+
+enum gpc_test_from {
+	GPC_NEW,		/* The mmu_notifier doesn't know the cache yet. */
+	GPC_INVALIDATED,	/* Its mapping is reused if the page is the same. */
+	GPC_OTHER_ADDRESS,	/* The cache is valid for page 1. */
+};
+
+/* A refresh for page 0: from where, and what happens when. */
+struct gpc_test_window {
+	const char *name;
+	enum gpc_test_from from;
+	enum gpc_test_point point;
+
+	/* The number of lookups until then, i.e. with an outdated result. */
+	int nr_outdated;
+};
+
+static const struct gpc_test_window gpc_test_windows[] = {
+	{ "new, before refresh", GPC_NEW, GPC_BEFORE_REFRESH, 0 },
+	{ "new, before lookup", GPC_NEW, GPC_BEFORE_LOOKUP, 1 },
+	{ "new, after lookup", GPC_NEW, GPC_AFTER_LOOKUP, 1 },
+	{ "invalidated, before refresh", GPC_INVALIDATED, GPC_BEFORE_REFRESH, 0 },
+	{ "invalidated, before lookup", GPC_INVALIDATED, GPC_BEFORE_LOOKUP, 1 },
+	{ "invalidated, after lookup", GPC_INVALIDATED, GPC_AFTER_LOOKUP, 1 },
+	{ "other address, before refresh", GPC_OTHER_ADDRESS, GPC_BEFORE_REFRESH, 0 },
+	{ "other address, before lookup", GPC_OTHER_ADDRESS, GPC_BEFORE_LOOKUP, 1 },
+	{ "other address, after lookup", GPC_OTHER_ADDRESS, GPC_AFTER_LOOKUP, 1 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(gpc_test_window, gpc_test_windows, name);
+
+/*
+ * Refresh the cache in a race with @race, and @work_fn if @race leaves an
+ * invalidation in flight.
+ */
+static int gpc_test_refresh(struct kunit *test, gpc_test_fn race, gpc_test_fn work_fn)
+{
+	const struct gpc_test_window *w = test->param_value;
+	struct gpc_test *t = test->priv;
+	int ret;
+
+	if (w->from != GPC_NEW)
+		KUNIT_ASSERT_EQ(test, gpc_test_activate(t, w->from == GPC_OTHER_ADDRESS), 0);
+	if (w->from == GPC_INVALIDATED)
+		gpc_test_invalidate(t);
+
+	atomic_set(&t->nr_lookups, 0);
+	t->race[w->point] = race;
+	t->work_fn = work_fn;
+
+	gpc_test_race(t, GPC_BEFORE_REFRESH);
+	ret = gpc_test_activate(t, 0);
+	flush_work(&t->work);
+
+	return ret;
+}
+
+static void gpc_test_expect_refreshed(struct kunit *test, int ret)
+{
+	const struct gpc_test_window *w = test->param_value;
+	struct gpc_test *t = test->priv;
+
+	KUNIT_EXPECT_EQ(test, ret, 0);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), w->nr_outdated + 1);
+
+	/* From now on it's the new address that matters. */
+	gpc_test_invalidate_other(t);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+	gpc_test_invalidate(t);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+}
+
+static void gpc_test_expect_closed(struct kunit *test, int ret)
+{
+	const struct gpc_test_window *w = test->param_value;
+	struct gpc_test *t = test->priv;
+
+	KUNIT_EXPECT_EQ(test, ret, -EFAULT);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	KUNIT_EXPECT_EQ(test, gpc_test_get(&t->gpc, GPC_TEST_LEN), -EFAULT);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), w->nr_outdated);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_mapped), 0);
+}
+
+static void test_gpc_race_invalidate(struct kunit *test)
+{
+	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_invalidate, NULL));
+}
+
+static void test_gpc_race_invalidate_other(struct kunit *test)
+{
+	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_invalidate_other, NULL));
+}
+
+static void test_gpc_race_move(struct kunit *test)
+{
+	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_move, NULL));
+}
+
+static void test_gpc_race_unmap(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+
+	KUNIT_EXPECT_EQ(test, gpc_test_refresh(test, gpc_test_unmap_page, NULL), -EFAULT);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_mapped), 0);
+}
+
+static void test_gpc_race_close(struct kunit *test)
+{
+	gpc_test_expect_closed(test, gpc_test_refresh(test, gpc_test_close, NULL));
+}
+
+static void test_gpc_sleep(struct kunit *test)
+{
+	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_start_move,
+							 gpc_test_end));
+}
+
+static void test_gpc_sleep_twice(struct kunit *test)
+{
+	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_start_move_twice,
+							 gpc_test_end_twice));
+}
+
+static void test_gpc_sleep_close(struct kunit *test)
+{
+	gpc_test_expect_closed(test, gpc_test_refresh(test, gpc_test_start_move,
+						      gpc_test_close_and_end));
+}
+
+static void test_gpc_sleep_killed(struct kunit *test)
+{
+	const struct gpc_test_window *w = test->param_value;
+	struct gpc_test *t = test->priv;
+
+	allow_signal(SIGKILL);
+	KUNIT_EXPECT_EQ(test, gpc_test_refresh(test, gpc_test_start_move,
+					       gpc_test_kill_and_end), -EINTR);
+	flush_signals(current);
+	disallow_signal(SIGKILL);
+
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), w->nr_outdated);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_mapped), 0);
+
+	/* Nothing is lost. */
+	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), 0);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+}
+
+/* An invalidation between the refresh and the use of the cache. */
+static void test_gpc_get_again(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	void *khva;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	gpc_test_move(t);
+	t->race[GPC_AT_UNMAP] = gpc_test_move;
+
+	KUNIT_ASSERT_EQ(test, kvm_gpc_get(&t->gpc, GPC_TEST_LEN), 0);
+	khva = gpc_test_put(&t->gpc);
+
+	KUNIT_EXPECT_PTR_EQ(test, khva, gpc_test_addr(t, 0));
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 3);
+}
+
+static void gpc_test_other_cpu_work(struct work_struct *work)
+{
+	struct gpc_test *t = container_of(work, struct gpc_test, work);
+
+	while (!READ_ONCE(t->go))
+		cpu_relax();
+	t->work_fn(t);
+	WRITE_ONCE(t->done, true);
+}
+
+/*
+ * Hold the cache's lock until @fn, on another CPU, is done or for @usecs.  Does
+ * @fn wait for the lock?
+ */
+static bool gpc_test_waits(struct gpc_test *t, gpc_test_fn fn, unsigned int usecs)
+{
+	bool done;
+	int cpu;
+
+	migrate_disable();
+	cpu = cpumask_any_but(cpu_online_mask, smp_processor_id());
+	if (cpu >= nr_cpu_ids) {
+		migrate_enable();
+		kunit_skip(t->test, "needs two CPUs");
+	}
+
+	t->go = false;
+	t->done = false;
+	t->work_fn = fn;
+	INIT_WORK(&t->work, gpc_test_other_cpu_work);
+	queue_work_on(cpu, system_percpu_wq, &t->work);
+
+	raw_spin_lock_irq(&t->gpc.lock);
+	WRITE_ONCE(t->go, true);
+	read_poll_timeout_atomic(READ_ONCE, done, done, 1, usecs, false, t->done);
+	raw_spin_unlock_irq(&t->gpc.lock);
+
+	flush_work(&t->work);
+	migrate_enable();
+	return !done;
+}
+
+static void test_gpc_locks(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	unsigned int usecs = 20 * USEC_PER_MSEC;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+
+	/* A cache for another address is left alone, it can be busy. */
+	KUNIT_EXPECT_FALSE(test, gpc_test_waits(t, gpc_test_invalidate_other,
+						GPC_TEST_TIMEOUT_US));
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+
+	/* Wait for those that found the cache valid. */
+	KUNIT_EXPECT_TRUE(test, gpc_test_waits(t, gpc_test_invalidate, usecs));
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+
+	/*
+	 * A cache that isn't valid makes no difference: the first invalidation
+	 * can be waiting as well, and a refresh can be about to make it valid.
+	 */
+	KUNIT_EXPECT_TRUE(test, gpc_test_waits(t, gpc_test_invalidate, usecs));
+	KUNIT_EXPECT_TRUE(test, gpc_test_waits(t, gpc_test_close, usecs));
+}
+
+static void test_gpc_irqs(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	bool off, off_one, off_none, held;
+	unsigned long flags;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	KUNIT_ASSERT_EQ(test, kvm_gpc_activate(&t->gpc2, GPC_TEST_GPA, GPC_TEST_LEN), 0);
+
+	/* Two caches, as for a Xen runstate that is split over two pages. */
+	KUNIT_ASSERT_EQ(test, kvm_gpc_get(&t->gpc, GPC_TEST_LEN), 0);
+	off = irqs_disabled();
+	held = gpc_test_tryget_nospin(&t->gpc2, GPC_TEST_LEN);
+	off_one = irqs_disabled();
+	kvm_gpc_put(&t->gpc);
+	off_none = irqs_disabled();
+
+	KUNIT_EXPECT_TRUE(test, held);
+	KUNIT_EXPECT_TRUE(test, off);
+	KUNIT_EXPECT_TRUE(test, off_one);
+	KUNIT_EXPECT_FALSE(test, off_none);
+
+	local_irq_save(flags);
+	t->khva = gpc_test_khva(&t->gpc);
+	off = irqs_disabled();
+	local_irq_restore(flags);
+
+	KUNIT_EXPECT_PTR_EQ(test, t->khva, gpc_test_addr(t, 0));
+	KUNIT_EXPECT_TRUE(test, off);
+
+	/* Interrupts must be restored upon a failure, too. */
+	gpc_test_invalidate(t);
+	KUNIT_EXPECT_FALSE(test, gpc_test_tryget(&t->gpc, GPC_TEST_LEN));
+	KUNIT_EXPECT_FALSE(test, gpc_test_tryget_nospin(&t->gpc, GPC_TEST_LEN));
+	KUNIT_EXPECT_FALSE(test, irqs_disabled());
+}
+
+/* This would be a deadlock if it waited for the lock. */
+static void test_gpc_nospin(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	bool held_again, off, on;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+
+	KUNIT_ASSERT_TRUE(test, kvm_gpc_tryget_nospin(&t->gpc, GPC_TEST_LEN));
+	held_again = gpc_test_tryget_nospin(&t->gpc, GPC_TEST_LEN);
+	off = irqs_disabled();
+	kvm_gpc_put(&t->gpc);
+	on = !irqs_disabled();
+
+	KUNIT_EXPECT_FALSE(test, held_again);
+	KUNIT_EXPECT_TRUE(test, off);
+	KUNIT_EXPECT_TRUE(test, on);
+}
+
+/* It's up to lockdep to complain about the lock's type. */
+static void test_gpc_raw_spinlock(struct kunit *test)
+{
+	static DEFINE_RAW_SPINLOCK(lock);
+	struct gpc_test *t = test->priv;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+
+	raw_spin_lock(&lock);
+	t->khva = gpc_test_khva(&t->gpc);
+	raw_spin_unlock(&lock);
+
+	KUNIT_EXPECT_PTR_EQ(test, t->khva, gpc_test_addr(t, 0));
+}
+
+static enum hrtimer_restart gpc_test_timer(struct hrtimer *timer)
+{
+	struct gpc_test *t = container_of(timer, struct gpc_test, timer);
+
+	t->in_hardirq = in_hardirq();
+	t->khva = gpc_test_khva(&t->gpc);
+	t->irqs_disabled = irqs_disabled();
+	complete(&t->timer_done);
+
+	return HRTIMER_NORESTART;
+}
+
+static void test_gpc_hardirq(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+
+	hrtimer_setup(&t->timer, gpc_test_timer, CLOCK_MONOTONIC, HRTIMER_MODE_REL_HARD);
+	hrtimer_start(&t->timer, 0, HRTIMER_MODE_REL_HARD);
+	wait_for_completion(&t->timer_done);
+	KUNIT_EXPECT_TRUE(test, t->in_hardirq);
+	KUNIT_EXPECT_TRUE(test, t->irqs_disabled);
+	KUNIT_EXPECT_PTR_EQ(test, t->khva, gpc_test_addr(t, 0));
+
+	/* Nobody refreshes a cache here. */
+	gpc_test_invalidate(t);
+	hrtimer_start(&t->timer, 0, HRTIMER_MODE_REL_HARD);
+	wait_for_completion(&t->timer_done);
+	KUNIT_EXPECT_NULL(test, t->khva);
+
+	hrtimer_cancel(&t->timer);
+}
+
+#define GPC_TEST_NR_READERS	4
+#define GPC_TEST_NR_READS	500
+#define GPC_TEST_NR_MOVES	200
+#define GPC_TEST_FREED		0x6b6b6b6b
+
+struct gpc_test_reader {
+	struct work_struct work;
+	struct gpc_test *t;
+	int nr_reads, nr_freed;
+};
+
+static void gpc_test_read(struct work_struct *work)
+{
+	struct gpc_test_reader *reader = container_of(work, struct gpc_test_reader, work);
+	struct gpc_test *t = reader->t;
+	int i;
+
+	/* The stubs are for this task, too. */
+	current->kunit_test = t->test;
+
+	for (i = 0; i < GPC_TEST_NR_READS; i++) {
+		if (kvm_gpc_get(&t->gpc, sizeof(u32)))
+			break;
+		reader->nr_reads++;
+		reader->nr_freed += READ_ONCE(*(u32 *)t->gpc.khva) == GPC_TEST_FREED;
+		kvm_gpc_put(&t->gpc);
+		cond_resched();
+	}
+
+	current->kunit_test = NULL;
+}
+
+/* Many tasks use a cache whose page is replaced over and over again. */
+static void test_gpc_readers(struct kunit *test)
+{
+	struct gpc_test_reader *readers;
+	struct gpc_test *t = test->priv;
+	int i;
+
+	readers = kunit_kcalloc(test, GPC_TEST_NR_READERS, sizeof(*readers), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, readers);
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+
+	for (i = 0; i < GPC_TEST_NR_READERS; i++) {
+		readers[i].t = t;
+		INIT_WORK(&readers[i].work, gpc_test_read);
+		queue_work(system_dfl_wq, &readers[i].work);
+	}
+
+	for (i = 0; i < GPC_TEST_NR_MOVES; i++) {
+		gpc_test_start(t, 0);
+		WRITE_ONCE(*(u32 *)gpc_test_addr(t, 0), GPC_TEST_FREED);
+		gpc_test_replace_page(t);
+		WRITE_ONCE(*(u32 *)gpc_test_addr(t, 0), 0);
+		usleep_range(10, 100);
+		gpc_test_end(t);
+		usleep_range(10, 100);
+	}
+
+	for (i = 0; i < GPC_TEST_NR_READERS; i++) {
+		flush_work(&readers[i].work);
+		KUNIT_EXPECT_EQ(test, readers[i].nr_reads, GPC_TEST_NR_READS);
+		KUNIT_EXPECT_EQ(test, readers[i].nr_freed, 0);
+	}
+}
+
+static struct kunit_case gpc_test_cases[] = {
+	KUNIT_CASE(test_gpc_hva_and_gpa),
+	KUNIT_CASE(test_gpc_refresh_valid),
+	KUNIT_CASE(test_gpc_memslots),
+	KUNIT_CASE_PARAM(test_gpc_bad_address, gpc_test_bad_addr_gen_params),
+	KUNIT_CASE(test_gpc_bad_len),
+	KUNIT_CASE(test_gpc_failures),
+	KUNIT_CASE(test_gpc_deactivate),
+	KUNIT_CASE(test_gpc_closed),
+	KUNIT_CASE_PARAM(test_gpc_race_invalidate, gpc_test_window_gen_params),
+	KUNIT_CASE_PARAM(test_gpc_race_invalidate_other, gpc_test_window_gen_params),
+	KUNIT_CASE_PARAM(test_gpc_race_move, gpc_test_window_gen_params),
+	KUNIT_CASE_PARAM(test_gpc_race_unmap, gpc_test_window_gen_params),
+	KUNIT_CASE_PARAM(test_gpc_race_close, gpc_test_window_gen_params),
+	KUNIT_CASE_PARAM(test_gpc_sleep, gpc_test_window_gen_params),
+	KUNIT_CASE_PARAM(test_gpc_sleep_twice, gpc_test_window_gen_params),
+	KUNIT_CASE_PARAM(test_gpc_sleep_close, gpc_test_window_gen_params),
+	KUNIT_CASE_PARAM(test_gpc_sleep_killed, gpc_test_window_gen_params),
+	KUNIT_CASE(test_gpc_get_again),
+	KUNIT_CASE(test_gpc_locks),
+	KUNIT_CASE(test_gpc_irqs),
+	KUNIT_CASE(test_gpc_nospin),
+	KUNIT_CASE(test_gpc_raw_spinlock),
+	KUNIT_CASE(test_gpc_hardirq),
+	KUNIT_CASE(test_gpc_readers),
+	{}
+};
+
+static struct kunit_suite gpc_test_suite = {
+	.name = "kvm_pfncache",
+	.init = gpc_test_init,
+	.exit = gpc_test_exit,
+	.test_cases = gpc_test_cases,
+};
+
+kunit_test_suite(gpc_test_suite);
