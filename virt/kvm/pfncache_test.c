@@ -293,14 +293,13 @@ static void gpc_test_close_and_end(struct gpc_test *t)
 
 static void gpc_test_kill_and_end(struct gpc_test *t)
 {
-	bool sleeps;
+	bool done;
 
 	send_sig(SIGKILL, t->task, 1);
 
 	/* A refresh that can't be killed succeeds, instead of hanging. */
-	read_poll_timeout(waitqueue_active, sleeps, !sleeps, USEC_PER_MSEC,
-			  GPC_TEST_TIMEOUT_US, false,
-			  &t->kvm->invalidate_gate.wait);
+	read_poll_timeout(READ_ONCE, done, done, USEC_PER_MSEC,
+			  GPC_TEST_TIMEOUT_US, false, t->done);
 	gpc_test_end(t);
 }
 
@@ -663,6 +662,7 @@ static int gpc_test_refresh(struct kunit *test, gpc_test_fn race, gpc_test_fn wo
 
 	gpc_test_race(t, GPC_BEFORE_REFRESH);
 	ret = gpc_test_activate(t, 0);
+	WRITE_ONCE(t->done, true);
 	flush_work(&t->work);
 
 	return ret;
