@@ -7,7 +7,7 @@
 set -uo pipefail
 H=$(cd "$(dirname "$0")/.." && pwd)
 export FLAVOUR=${FLAVOUR:-rt} TREE=${TREE:-base} TIMEOUT=200
-unset RUN ARGS CPUS MEM APPEND CPU ICOUNT SHELL_
+unset STAGE_FD RUN ARGS CPUS MEM APPEND CPU ICOUNT SHELL_
 tmp=$(mktemp -d)
 export NAME=boot_test-$$
 trap 'rm -rf "$tmp"' EXIT

@@ -8,7 +8,7 @@ H=$(cd "$(dirname "$0")/.." && pwd)
 tmp=$(mktemp -d)
 trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
 export BUILD=$tmp/build
-unset LINUX RUN ARGS FLAVOUR TREE TEST CPUS MEM TIMEOUT SHELL_
+unset STAGE_FD LINUX RUN ARGS FLAVOUR TREE TEST CPUS MEM TIMEOUT SHELL_
 n=0 failed=0
 
 ok()
