@@ -37,6 +37,7 @@
 #include "processor.h"
 #include "apic.h"
 #include "ucall_common.h"
+#include "kernel_splats.h"
 #include "kvm_test_harness.h"
 
 #define NR_VCPUS		4
@@ -391,58 +392,6 @@ static s64 now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return timespec_to_ns(ts);
-}
-
-/*
- * Bugs in KVM, e.g. sleeping while atomic, may be visible only in the kernel
- * log, and only if the relevant debug options are enabled.  Start at the end of
- * the log, earlier messages are someone else's problem.
- */
-static int open_kmsg(void)
-{
-	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
-
-	if (fd >= 0)
-		lseek(fd, 0, SEEK_END);
-	else
-		ksft_print_msg("Can't read /dev/kmsg (%s), not checking for kernel splats\n",
-			       strerror(errno));
-	return fd;
-}
-
-/* Print the kernel's complaints, and return how many there are. */
-static int count_kernel_splats(int kmsg_fd)
-{
-	char buf[8192], *msg;
-	int nr_splats = 0;
-	unsigned int prio;
-	ssize_t r;
-
-	if (kmsg_fd < 0)
-		return 0;
-
-	for (;;) {
-		r = read(kmsg_fd, buf, sizeof(buf) - 1);
-		if (r < 0 && (errno == EPIPE || errno == EINTR))
-			continue;
-		if (r <= 0)
-			return nr_splats;
-
-		buf[r] = '\0';
-
-		/* Ignore messages from userspace, i.e. a non-zero facility. */
-		msg = strchr(buf, ';');
-		if (!msg || sscanf(buf, "%u,", &prio) != 1 || prio >> 3)
-			continue;
-
-		if (!strstr(msg, "BUG:") && !strstr(msg, "WARNING:"))
-			continue;
-
-		/* Drop the dictionary that follows the message proper. */
-		msg[strcspn(msg, "\n")] = '\0';
-		ksft_print_msg("kernel: %s\n", msg + 1);
-		nr_splats++;
-	}
 }
 
 static u8 *get_copy(struct storm *storm, int page, int copy)
