@@ -3,7 +3,7 @@
 
 ROWS="mrelease oom shinfo lifetime"
 
-# storm and fifo are not among them, they take longer and are run by check only.
+# fifo is not among them, it takes longer and is run by check only.
 declare -A ROW_TITLE=(
 	[mrelease]="reap by process_mrelease"
 	[oom]="reap by memcg OOM"
@@ -15,7 +15,6 @@ declare -A ROW_TEST=(
 	[oom]=mmu_notifier_reap_test
 	[shinfo]=x86/xen_shinfo_test
 	[lifetime]=x86/xen_gpc_lifetime_test
-	[storm]=x86/xen_gpc_storm_test
 	[fifo]=x86/xen_gpc_fifo_test
 )
 declare -A ROW_ARGS=(

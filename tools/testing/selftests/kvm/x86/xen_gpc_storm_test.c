@@ -84,6 +84,7 @@
 #define EVTCHNSTAT_ipi			5
 
 #define EVTCHN_VECTOR		0x30
+#define SPURIOUS_PIC_VECTOR	7
 #define EVTCHN_FIRST_GSI	32
 
 /* The fields of Xen's 64-bit ABI that matter here. */
@@ -246,6 +247,16 @@ static void evtchn_handler(struct ex_regs *regs)
 
 	if (guest_state.use_lapic)
 		x2apic_write_reg(APIC_EOI, 0);
+}
+
+/*
+ * KVM asks twice if the vcpu_info has an interrupt, to see if there is one, and
+ * to get its vector (kvm_cpu_get_extint()).  If the vcpu_info is lost in between,
+ * then it's the turn of the PIC, which has a spurious interrupt.  Its vectors
+ * start at zero, as nobody has told it otherwise.
+ */
+static void spurious_handler(struct ex_regs *regs)
+{
 }
 
 static bool guest_may_raise(struct channel *ch, bool may_be_lost)
@@ -740,6 +751,9 @@ static void start_storm(struct storm *storm, enum backing backing,
 	setup_evtchns(storm);
 
 	vm_install_exception_handler(storm->vm, EVTCHN_VECTOR, evtchn_handler);
+	if (type != PHASE_KEEP)
+		vm_install_exception_handler(storm->vm, SPURIOUS_PIC_VECTOR,
+					     spurious_handler);
 
 	/* Signals are for vCPUs that are to be stopped. */
 	sigaction(SIGUSR1, &sa, NULL);
