@@ -280,6 +280,26 @@ class SeriesTest(unittest.TestCase):
         self.assertEqual(self.ok("assemble"), "")
         self.assertEqual(tip, self.src("rev-parse", "refs/series/assembled"))
 
+    def test_rev(self):
+        tip = self.src("rev-parse", "refs/series/assembled")
+        self.assertEqual(self.ok("rev", "series").strip(), tip)
+        self.assertEqual(self.ok("rev", "base").strip(), self.src("rev-parse", "base"))
+        self.assertEqual(self.ok("rev", "series@0001").strip(),
+                         self.src("rev-list", "--reverse", f"base..{tip}").split()[0])
+        self.refused("rev", "series@0009", says=["no patch 0009"])
+        self.refused("rev", "next", says=["unknown TREE 'next'", "series+NAME"])
+        # A patch on top, which is not part of the series.
+        self.refused("rev", "series+more", says=["no harness/*/more.patch"])
+        diff = "--- a/virt/kvm/new.c\n+++ b/virt/kvm/new.c\n@@ -1,3 +1,4 @@\n%s+int more;\n"
+        lines = "".join(" " + line for line in NEW_C.splitlines(True))
+        self.write("harness/extra", {"more.patch": diff % lines})
+        rev = self.ok("rev", "series+more").strip()
+        self.assertEqual(self.src("rev-parse", rev + "~"), tip)
+        self.assertIn("int more;", self.src("show", rev + ":virt/kvm/new.c"))
+        self.write("harness/extra", {"more.patch": diff % lines.replace("end", "other")})
+        self.refused("rev", "series+more", says=["more.patch does not apply"])
+        self.assertEqual(self.src("rev-parse", "refs/series/assembled"), tip)
+
     def test_checkout(self):
         src = self.root / "build/src"
         times = lambda: {x: (src / x).stat().st_mtime_ns for x in KERNEL}
