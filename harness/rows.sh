@@ -3,7 +3,7 @@
 
 ROWS="mrelease oom shinfo lifetime"
 
-# fifo is not among them, it takes longer and is run by check only.
+# fifo and storm are not among them, they take longer and are run by check only.
 declare -A ROW_TITLE=(
 	[mrelease]="reap by process_mrelease"
 	[oom]="reap by memcg OOM"
@@ -16,6 +16,7 @@ declare -A ROW_TEST=(
 	[shinfo]=x86/xen_shinfo_test
 	[lifetime]=x86/xen_gpc_lifetime_test
 	[fifo]=x86/xen_gpc_fifo_test
+	[storm]=x86/xen_gpc_storm_test
 )
 declare -A ROW_ARGS=(
 	[mrelease]="-f mrelease"
