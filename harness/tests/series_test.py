@@ -479,8 +479,13 @@ class SeriesTest(unittest.TestCase):
         self.assertEqual(os.listdir(self.root / "out"), ["0001-KVM-selftests-Add-a-test.patch"])
         self.assertIn("Subject: [PATCH] KVM: selftests", self.read(
             "out/0001-KVM-selftests-Add-a-test.patch"))
+        self.write("patches/cover", {"fixes": "KVM: Why\n\nBecause.\n"})
         self.ok("mails", "fixes")
-        self.assertEqual(len(os.listdir(self.root / "out")), 3)
+        self.assertEqual(len(os.listdir(self.root / "out")), 4)
+        letter = self.read("out/0000-cover-letter.patch")
+        self.assertIn("\nSubject: [PATCH 0/3] KVM: Why\n", letter)
+        self.assertIn("\n\nBecause.\n\nA. Sender (3):\n  KVM: main: Change", letter)
+        self.assertIn('From: "A. Sender" <sender@example.org>\n', letter)
         self.refused("mails", "other", says=["'other'", "fixes, tests"])
 
     # What it refuses
