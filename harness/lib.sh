@@ -21,3 +21,16 @@ stage()
 
 	printf '[%2d:%02d] %s\n' $((s / 60)) $((s % 60)) "$*" >&"${STAGE_FD:-2}"
 }
+
+# near WANTED NAME...: "; near it: ..." if some names are, for a refusal.
+near()
+{
+	python3 -c '
+import difflib, sys
+want, *names = sys.argv[1:]
+last = {x.split("/")[-1]: x for x in names}
+near = [x for x in names if want in x]
+near += [last[x] for x in difflib.get_close_matches(want.split("/")[-1], last, 5, 0.6)]
+if near:
+    print("; near it:", *list(dict.fromkeys(near))[:8])' "$@"
+}
