@@ -23,14 +23,16 @@ declare -A ROW_ARGS=(
 	[oom]="-f memcg_oom"
 )
 
-# run_row ROW FLAVOUR TREE: run it and leave in $BUILD/rows/ROW-FLAVOUR-TREE.*:
+ROWS_DIR=${ROWS_DIR:-$BUILD/rows}
+
+# run_row ROW FLAVOUR TREE: run it and leave in $ROWS_DIR/ROW-FLAVOUR-TREE.*:
 # out (what was printed), log (the kernel log), tsv (complaints), rc (the
 # program's exit status; 101 if there was none).
 run_row()
 {
-	local r=$BUILD/rows/$1-$2-$3 rc=0
+	local r=$ROWS_DIR/$1-$2-$3 rc=0
 
-	mkdir -p "$BUILD/rows"
+	mkdir -p "$ROWS_DIR"
 	rm -f "$r".*
 	TEST=${ROW_TEST[$1]} ARGS=${ROW_ARGS[$1]:-} FLAVOUR=$2 TREE=$3 NAME=$1 \
 		CPUS=4 LOG=$r.log "$ROOT/harness/selftest" > "$r.out" 2>&1 || rc=$?
@@ -44,7 +46,7 @@ run_row()
 # cell ROW FLAVOUR TREE: what it came to, in a few words.
 cell()
 {
-	local r=$BUILD/rows/$1-$2-$3 words
+	local r=$ROWS_DIR/$1-$2-$3 words
 
 	words=$(awk -F'\t' '{ n[$2] += $1 } END { for (k in n) print n[k] " " k }' "$r.tsv" |
 		sort -rn | paste -sd, | sed 's/,/, /g')
@@ -55,4 +57,24 @@ cell()
 	*)	words="$(grep -c '^not ok' "$r.out") of $(grep -cE '^(not )?ok' "$r.out") tests fail${words:+, $words}" ;;
 	esac
 	echo "${words:-clean}"
+}
+
+# The base must complain, and in the expected way, or the row can't be trusted.
+base_complains()
+{
+	local r=$ROWS_DIR/$1-rt-base
+
+	run_row "$1" rt base || return
+	cell "$1" rt base
+	cat "$r.tsv"
+	case $1 in
+	mrelease | oom)
+		# The test must have noticed by itself, too.
+		grep -qP '\tsleeping function\t.*spinlock_rt' "$r.tsv" && [ "$(cat "$r.rc")" = 1 ] ;;
+	shinfo)	grep -qP '\tsleeping function\t.*spinlock_rt' "$r.tsv" &&
+		grep -qP 'left IRQs disabled' "$r.tsv" ;;
+	fifo)	[ "$(cat "$r.rc")" = 1 ] ;;
+	lifetime)
+		grep -q 'Stale write to page' "$r.out" && [ "$(cat "$r.rc")" = 1 ] ;;
+	esac
 }
