@@ -4,7 +4,8 @@
 
 H := harness
 
-.PHONY: help demo check tree refresh series base kernel vm shell selftest litmus clean
+.PHONY: help demo check tree refresh series base kernel vm shell selftest litmus
+.PHONY: kselftest kvm-unit-tests nightly clean
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(MAKEFILE_LIST)
@@ -60,6 +61,21 @@ litmus: base
 	@$(H)/litmus
 clean:
 	@rm -rf build out
+
+#:
+#: Long ones, base against series, one table each in results/ or build/:
+#:
+#:   make kselftest [FLAVOUR=] [NPT=0] [ONLY="x86/xen_shinfo_test ..."]
+#:                   all of KVM's selftests; see the head of harness/kselftest
+#:   make kvm-unit-tests KUT=<a built tree> [ONLY=]
+#:                   KVM-unit-tests that you have built
+#:   make nightly    all long targets that there are, and what each took
+kselftest: tools
+	@$(H)/kselftest
+kvm-unit-tests: tools
+	@$(H)/kvm-unit-tests
+nightly: tools
+	@$(H)/nightly
 
 #:
 #: Options of the pieces, as VAR=value:

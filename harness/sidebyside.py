@@ -223,7 +223,7 @@ def grid(rows):
         yield "  ".join(cell.ljust(w) for cell, w in zip(row, width)).rstrip()
 
 
-def report(results, names, head):
+def report(results, names, head, whole=True):
     """The table, what is common to both, the complaints; and what is worse."""
     def cells(name):
         yield name
@@ -234,6 +234,8 @@ def report(results, names, head):
             yield ", ".join(f"{n} {k}" for k, n in sorted(r.kinds().items())) or "-" if r else "-"
 
     names = [x for x in ["(boot)", *names] if any((t, x) in results for t in ("base", "series"))]
+    if not results:
+        return "", []
     worse = list(regressions(results, names))
     said = [x for x in names if x != "(boot)"]
     lines = ["# " + line for line in head]
@@ -242,7 +244,8 @@ def report(results, names, head):
         lines.append(f"# {tree}: {', '.join(f'{n} {k}' for k, n in got.most_common())}, "
                      f"{sum(results[tree, x].seconds for x in said if (tree, x) in results) / 60:.0f}"
                      " minutes in tests")
-    lines += ["", "Worse on the series:" if worse else "Nothing is worse on the series."]
+    lines += ["", "Worse on the series:" if worse else "Nothing is worse on the series." if whole
+              else "Interrupted; nothing is worse so far."]
     lines += ["  " + line for line in worse] + [""]
     lines += grid([("test", "base", "series", "s", "s", "complaints: base", "series"),
                    *(tuple(cells(x)) for x in names)])
@@ -267,7 +270,7 @@ def report(results, names, head):
 
 
 def main(run, make_report, path):
-    """run() fills, make_report() gives (text, what is worse); the table goes to
+    """run() fills, make_report(whole) gives (text, what is worse); the table goes to
     path, or to path.partial if it is not whole. The exit status is 1 if
     anything is worse, 2 for a Failure."""
     def stop(*_):
@@ -283,8 +286,10 @@ def main(run, make_report, path):
     except Failure as failure:
         progress(f"{os.path.basename(sys.argv[0])}: {failure}")
         status = 2
-    text, worse = make_report()
+    text, worse = make_report(not status)
     if status:
+        if not text:
+            return status
         path += ".partial"
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
