@@ -187,6 +187,9 @@ static struct guest_state guest_state;
 static s64 phase_ns = 2000000000LL;
 static int xen_caps;
 
+#define NR_SENDERS		64
+#define NR_SENDS		50
+
 #define WAIT_TIMEOUT_SEC	20
 #define TEST_TIMEOUT_SEC	120
 
@@ -1191,6 +1194,80 @@ TEST_F_TIMEOUT(storm, storm, TEST_TIMEOUT_SEC)
 
 	run_storm(_metadata, &self->storm, variant->backing, variant->type, variant->op, false);
 	run_storm(_metadata, &self->storm, variant->backing, variant->type, variant->op, true);
+}
+
+struct sender {
+	pthread_t thread;
+	struct kvm_vm *vm;
+	int nr_sent;
+};
+
+static void *send_thread(void *arg)
+{
+	struct sender *sender = arg;
+	int i;
+
+	for (i = 0; i < NR_SENDS; i++) {
+		TEST_ASSERT(!send_event(sender->vm, 0, SRC_IOCTL),
+			    "Unexpected error from KVM_XEN_HVM_EVTCHN_SEND: %s",
+			    strerror(errno));
+		WRITE_ONCE(sender->nr_sent, i + 1);
+	}
+
+	return NULL;
+}
+
+static bool senders_are_done(struct storm *storm, struct sender *senders)
+{
+	int i;
+
+	op_dontneed(storm);
+
+	for (i = 0; i < NR_SENDERS; i++) {
+		if (READ_ONCE(senders[i].nr_sent) < NR_SENDS)
+			return false;
+	}
+
+	return true;
+}
+
+/*
+ * Many tasks use, and have to refresh, the same cache.  If one that was late
+ * didn't use what another one has refreshed, but refreshed it once more, then
+ * they'd take it away from each other.
+ */
+TEST(senders)
+{
+	struct sender senders[NR_SENDERS] = {};
+	struct storm storm;
+	int i;
+
+	storm_init(&storm);
+	storm.vm = __vm_create_with_vcpus(VM_SHAPE_DEFAULT, NR_VCPUS, 0, guest_code,
+					  storm.vcpus);
+	storm.rng = new_kvm_random_state(kvm_random_seed);
+	storm.guest = addr_gva2hva(storm.vm, (gva_t)&guest_state);
+	map_memory(&storm, BACKING_ANON);
+	vm_set_user_memory_region(storm.vm, XEN_SLOT, 0, XEN_GPA,
+				  storm.nr_pages * PAGE_SIZE, storm.mem);
+	setup_vm_attrs(&storm, false);
+	setup_vcpu_attrs(&storm, 0, false);
+
+	for (i = 0; i < NR_SENDERS; i++) {
+		senders[i].vm = storm.vm;
+		kvm_pthread_create(&senders[i].thread, NULL, send_thread, &senders[i]);
+	}
+
+	TEST_ASSERT(wait_for(senders_are_done(&storm, senders)), "Senders are stuck");
+
+	for (i = 0; i < NR_SENDERS; i++)
+		kvm_pthread_join(senders[i].thread, NULL);
+
+	EXPECT_EQ(count_kernel_splats(storm.kmsg_fd), 0);
+
+	kvm_vm_free(storm.vm);
+	kvm_munmap(storm.mapping, storm.mapping_size);
+	storm_cleanup(&storm);
 }
 
 /* Shared by the test and by the process that owns the VM. */
