@@ -42,6 +42,8 @@ static const struct mn_test_slot {
 	{ 56, 8 },
 };
 
+#define MN_TEST_GPA(id)		((gpa_t)(id) << 28)
+
 /* Where there's no memslot. */
 #define MN_TEST_HOLE		32
 #define MN_TEST_HOLE_PAGES	16
@@ -239,11 +241,6 @@ static int mn_test_set_slot(struct mn_test *t, int id, unsigned int page,
 	return kvm_vm_ioctl_set_memory_region(t->kvm, &mem);
 }
 
-static gpa_t mn_test_gpa(int id)
-{
-	return (gpa_t)id << 28;
-}
-
 static struct kvm_vcpu *mn_test_create_vcpu(struct mn_test *t, int id)
 {
 	int fd = kvm_vm_ioctl_create_vcpu(t->kvm, id);
@@ -285,7 +282,7 @@ static void mn_test_create_vm(struct kunit *test)
 	for (i = 0; i < ARRAY_SIZE(mn_test_slots); i++)
 		KUNIT_ASSERT_EQ(test, mn_test_set_slot(t, i, mn_test_slots[i].page,
 						       mn_test_slots[i].nr_pages,
-						       mn_test_gpa(i), 0), 0);
+						       MN_TEST_GPA(i), 0), 0);
 
 	t->counts = (struct mn_test_counts) {
 		.seq = kvm->invalidate_gate.seq,
@@ -899,22 +896,22 @@ static void test_mn_other_fails(struct kunit *test)
  */
 static int mn_test_add_slot(struct mn_test *t)
 {
-	return mn_test_set_slot(t, 3, MN_TEST_HOLE, MN_TEST_HOLE_PAGES, mn_test_gpa(3), 0);
+	return mn_test_set_slot(t, 3, MN_TEST_HOLE, MN_TEST_HOLE_PAGES, MN_TEST_GPA(3), 0);
 }
 
 static int mn_test_move_slot(struct mn_test *t)
 {
-	return mn_test_set_slot(t, 0, 16, 16, mn_test_gpa(4), 0);
+	return mn_test_set_slot(t, 0, 16, 16, MN_TEST_GPA(4), 0);
 }
 
 static int mn_test_move_slot_back(struct mn_test *t)
 {
-	return mn_test_set_slot(t, 0, 16, 16, mn_test_gpa(0), 0);
+	return mn_test_set_slot(t, 0, 16, 16, MN_TEST_GPA(0), 0);
 }
 
 static int mn_test_log_slot(struct mn_test *t)
 {
-	return mn_test_set_slot(t, 0, 16, 16, mn_test_gpa(0), KVM_MEM_LOG_DIRTY_PAGES);
+	return mn_test_set_slot(t, 0, 16, 16, MN_TEST_GPA(0), KVM_MEM_LOG_DIRTY_PAGES);
 }
 
 static int mn_test_delete_slot(struct mn_test *t)
@@ -940,8 +937,8 @@ struct mn_test_update {
 };
 
 static const struct mn_test_update mn_test_updates[] = {
-	{ "add", mn_test_add_slot, MN_TEST_HOLE, 3, MN_TEST_HOLE_PAGES, 3UL << 28, 0 },
-	{ "move", mn_test_move_slot, 16, 0, 16, 4UL << 28, 0 },
+	{ "add", mn_test_add_slot, MN_TEST_HOLE, 3, MN_TEST_HOLE_PAGES, MN_TEST_GPA(3), 0 },
+	{ "move", mn_test_move_slot, 16, 0, 16, MN_TEST_GPA(4), 0 },
 	{ "delete", mn_test_delete_slot, 16, 0, 0, 0, 0 },
 	{ "flags", mn_test_log_slot, 16, 0, 16, 0, KVM_MEM_LOG_DIRTY_PAGES },
 };
@@ -998,6 +995,57 @@ static void test_mn_memslots(struct kunit *test)
 	}
 }
 
+/* Hold mmu_lock, which start() and end() acquire if they find a memslot. */
+static int mn_test_hold_until_entered(struct mn_test *t)
+{
+	bool entered;
+
+	KVM_MMU_LOCK(t->kvm);
+	WRITE_ONCE(t->go, true);
+	entered = mn_test_spin_until(READ_ONCE(t->kvm->invalidate_gate.nr_active),
+				     MN_TEST_TIMEOUT_US);
+	KVM_MMU_UNLOCK(t->kvm);
+
+	return entered ? 0 : -ETIMEDOUT;
+}
+
+static int mn_test_hold_unless_left(struct mn_test *t)
+{
+	bool left;
+
+	KVM_MMU_LOCK(t->kvm);
+	WRITE_ONCE(t->go, true);
+	left = mn_test_spin_until(!READ_ONCE(t->kvm->invalidate_gate.nr_active),
+				  MN_TEST_SHORT_US);
+	KVM_MMU_UNLOCK(t->kvm);
+
+	return left ? -EBUSY : 0;
+}
+
+/* Enter the gate before looking for memslots, and don't leave before that's done. */
+static void test_mn_memslots_order(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	struct mn_test_pair pair;
+	struct mn_test_job *job;
+
+	mn_test_create_vm(test);
+
+	mn_test_take_cpus(t);
+	job = mn_test_run_on(t, mn_test_hold_until_entered, t->cpus[0]);
+	mn_test_wait_for_go(t, job);
+	mn_test_start(t, &pair, 20, 1);
+	mn_test_put_cpus(t);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
+
+	mn_test_take_cpus(t);
+	job = mn_test_run_on(t, mn_test_hold_unless_left, t->cpus[0]);
+	mn_test_wait_for_go(t, job);
+	mn_test_end(t, &pair);
+	mn_test_put_cpus(t);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
+}
+
 #define MN_TEST_NR_UPDATES	20
 
 static int mn_test_update_slots(struct mn_test *t)
@@ -1017,15 +1065,16 @@ static int mn_test_update_slots(struct mn_test *t)
 /* Pairs and updates at the same time.  Whatever happens, it must add up. */
 static void test_mn_memslots_race(struct kunit *test)
 {
+	unsigned long end = jiffies + usecs_to_jiffies(MN_TEST_TIMEOUT_US);
 	struct mmu_notifier_range a, b;
 	struct mn_test *t = test->priv;
 	struct mn_test_job *job;
-	unsigned int i = 0;
+	unsigned int i;
 
 	mn_test_create_vm(test);
 	job = mn_test_run(t, mn_test_update_slots);
 
-	KUNIT_EXPECT_TRUE(test, mn_test_until(({
+	for (i = 0; !mn_test_is_done(job) && time_before(jiffies, end); i++) {
 		mn_test_range(t, &a, i % MN_TEST_NR_PAGES, 1);
 		mn_test_range(t, &b, (7 * i) % MN_TEST_NR_PAGES, 20);
 
@@ -1033,10 +1082,8 @@ static void test_mn_memslots_race(struct kunit *test)
 		mmu_notifier_invalidate_range_start(&b);
 		mmu_notifier_invalidate_range_end(&a);
 		mmu_notifier_invalidate_range_end(&b);
-
-		i++;
-		mn_test_is_done(job);
-	})));
+		usleep_range(10, 100);
+	}
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
 
 	t->counts.seq += 2 * i;
@@ -1081,17 +1128,20 @@ static void test_mn_destroy(struct kunit *test)
 	struct mn_test_pair in_slot, elsewhere, nonblock;
 	struct kvm_userspace_memory_region2 mem = {
 		.slot = KVM_USER_MEM_SLOTS,
-		.guest_phys_addr = mn_test_gpa(5),
+		.guest_phys_addr = MN_TEST_GPA(5),
 		.memory_size = PAGE_SIZE,
 		.userspace_addr = MN_TEST_HVA,
 	};
 	struct mn_test *t = test->priv;
+	int ret;
 
 	mn_test_create_vm(test);
 
 	/* x86 deletes it when destroying the VM, i.e. locks the gate. */
-	scoped_guard(mutex, &t->kvm->slots_lock)
-		KUNIT_ASSERT_EQ(test, kvm_set_internal_memslot(t->kvm, &mem), 0);
+	mutex_lock(&t->kvm->slots_lock);
+	ret = kvm_set_internal_memslot(t->kvm, &mem);
+	mutex_unlock(&t->kvm->slots_lock);
+	KUNIT_ASSERT_EQ(test, ret, 0);
 
 	if (last->in_slot)
 		mn_test_start(t, &in_slot, 20, 1);
@@ -1500,6 +1550,7 @@ static struct kunit_case mn_test_cases[] = {
 	KUNIT_CASE(test_mn_random_pairs),
 	KUNIT_CASE_PARAM(test_mn_other_fails, mn_test_order_gen_params),
 	KUNIT_CASE_PARAM(test_mn_memslots, mn_test_update_gen_params),
+	KUNIT_CASE(test_mn_memslots_order),
 	KUNIT_CASE(test_mn_memslots_race),
 	KUNIT_CASE_PARAM(test_mn_destroy, mn_test_last_gen_params),
 	KUNIT_CASE(test_mn_release),
