@@ -82,7 +82,8 @@ nightly: tools
 #:
 #:   FLAVOUR  rt (default): PREEMPT_RT, lockdep, DEBUG_ATOMIC_SLEEP
 #:            std: PREEMPT_DYNAMIC, KASAN, poisoned pages, lockdep
-#:   TREE     series (default) or base
+#:   TREE     series (default) or base; mmu_notifier_fence_test needs
+#:            series+trigger, which also has harness/extra/trigger.patch
 #:   CPUS     2    MEM 1G    APPEND kernel parameters    TIMEOUT 300 (seconds)
 #:   LINUX    a 7.3 kernel tree of yours, left unchanged
 #:   BUILD    build/, where all that can be made again is kept
