@@ -4,8 +4,8 @@
 
 H := harness
 
-.PHONY: help demo check tree refresh series base kernel vm shell selftest litmus
-.PHONY: kselftest kvm-unit-tests nightly clean
+.PHONY: help demo check tree refresh series base kernel vm shell selftest litmus mutants
+.PHONY: kselftest kvm-unit-tests bisect-check nightly clean
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ series: base
 #:   make selftest TEST=x86/xen_shinfo_test [ARGS=]
 #:                   run a KVM selftest, upstream's or ours, in it
 #:   make litmus     run the litmus tests, and weakened twins, with herd7
+#:   make mutants [ONLY="name ..."]
+#:                   break the series, and the tests, in the small ways of
+#:                   harness/mutants/, one at a time, and see that each is caught
 #:   make clean      remove build/ and out/
 base: tools
 	@$(H)/base
@@ -59,6 +62,8 @@ selftest: tools
 	@$(H)/selftest
 litmus: base
 	@$(H)/litmus
+mutants: tools
+	@$(H)/mutate $(ONLY)
 clean:
 	@rm -rf build out
 
@@ -69,11 +74,16 @@ clean:
 #:                   all of KVM's selftests; see the head of harness/kselftest
 #:   make kvm-unit-tests KUT=<a built tree> [ONLY=]
 #:                   KVM-unit-tests that you have built
+#:   make bisect-check
+#:                   compile KVM after each patch, with other configurations,
+#:                   and for other architectures, without a new warning
 #:   make nightly    all long targets that there are, and what each took
 kselftest: tools
 	@$(H)/kselftest
 kvm-unit-tests: tools
 	@$(H)/kvm-unit-tests
+bisect-check: tools
+	@$(H)/compile-check
 nightly: tools
 	@$(H)/nightly
 

@@ -68,6 +68,10 @@ refuses 'selftest of an unknown TREE' "unknown TREE 'next'" env TEST=x86/smm_tes
 refuses 'selftests of an unknown TREE' "unknown TREE 'next'" "$H/selftests" next
 refuses 'unknown set of tools' "unknown set of tools 'x'" "$H/tools" x
 
+# Mutants: parsed before anything is built
+refuses 'unknown mutant' "no mutant 'gpc-no-retri'; near it: gpc-no-retry" "$H/mutate" gpc-no-retri
+refuses 'unknown mutant, part of a name' "no mutant 'runstate'; near it: xen-runstate-" "$H/mutate" runstate
+
 # Tools: a PATH that has only what the script itself needs.
 mkdir "$tmp/bin"
 for c in bash dirname date id sort grep readelf mktemp rm apt-get; do
