@@ -287,7 +287,8 @@ class SeriesTest(unittest.TestCase):
         self.assertEqual(self.ok("rev", "series@0001").strip(),
                          self.src("rev-list", "--reverse", f"base..{tip}").split()[0])
         self.refused("rev", "series@0009", says=["no patch 0009"])
-        self.refused("rev", "next", says=["unknown TREE 'next'", "series+NAME"])
+        self.refused("rev", "next", says=["unknown TREE 'next'", "+NAME"])
+        self.refused("rev", "base@0001", says=["unknown TREE 'base@0001'"])
         # A patch on top, which is not part of the series.
         self.refused("rev", "series+more", says=["no harness/*/more.patch"])
         diff = "--- a/virt/kvm/new.c\n+++ b/virt/kvm/new.c\n@@ -1,3 +1,4 @@\n%s+int more;\n"
@@ -303,6 +304,14 @@ class SeriesTest(unittest.TestCase):
         self.assertEqual(self.src("rev-parse", rev + "~2"), tip)
         self.assertIn("int most;", self.src("show", rev + ":virt/kvm/new.c"))
         self.refused("rev", "series+most", says=["most.patch does not apply"])
+        # It may be on top of other trees, too, if it applies.
+        first = self.src("rev-list", "--reverse", f"base..{tip}").split()[0]
+        self.refused("rev", "base+more", says=["more.patch does not apply"])
+        self.write("harness/extra", {"for-base.patch":
+                                     "--- /dev/null\n+++ b/virt/kvm/x.c\n@@ -0,0 +1 @@\n+int x;\n"})
+        for tree, onto in (("base", self.src("rev-parse", "base")), ("series@0001", first)):
+            rev = self.ok("rev", tree + "+for-base").strip()
+            self.assertEqual(self.src("rev-parse", rev + "~"), onto)
         self.write("harness/extra", {"more.patch": diff % lines.replace("end", "other")})
         self.refused("rev", "series+more", says=["more.patch does not apply"])
         self.assertEqual(self.src("rev-parse", "refs/series/assembled"), tip)
