@@ -4,7 +4,7 @@
 
 H := harness
 
-.PHONY: help demo check tree refresh series base kernel vm shell selftest litmus mutants
+.PHONY: help demo check bench tree refresh series base kernel vm shell selftest litmus mutants
 .PHONY: kselftest kvm-unit-tests bisect-check nightly clean
 
 help:
@@ -15,10 +15,15 @@ help:
 #:   make demo       build a PREEMPT_RT kernel with and without the series, run
 #:                   VMs in both, and show side by side what the kernels say
 #:   make check      all tests; what CI runs
+#:   make bench      measure both kernels without debug options, and write the
+#:                   figures to results/
 demo: tools
 	@$(H)/demo
 check: tools
 	@$(H)/check
+bench: tools
+	@$(H)/tools bench
+	@$(H)/bench/run
 
 #:
 #: The series:
@@ -92,6 +97,7 @@ nightly: tools
 #:
 #:   FLAVOUR  rt (default): PREEMPT_RT, lockdep, DEBUG_ATOMIC_SLEEP
 #:            std: PREEMPT_DYNAMIC, KASAN, poisoned pages, lockdep
+#:            perf, perf-rt: the same two models without debug options
 #:   TREE     series (default) or base; mmu_notifier_fence_test needs
 #:            series+trigger, which also has harness/extra/trigger.patch
 #:   CPUS     2    MEM 1G    APPEND kernel parameters    TIMEOUT 300 (seconds)
