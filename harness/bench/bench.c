@@ -39,7 +39,6 @@
 #define PAGE	4096ul
 #define MiB	(1ul << 20)
 #define MAX_VCPUS 256
-#define MAX_RUNS 1001
 
 #define MSR_KVM_SYSTEM_TIME_NEW 0x4b564d01
 
@@ -48,8 +47,8 @@
 #define SEND_CODE	0x100
 #define SEND_ARG	0x800
 #define SHINFO		0x2000
-#define VCPU_INFO	0x3000
-#define FREE_PAGE	0x4000
+#define VCPU_INFO	0x3000	/* and the second vCPU's on the next page */
+#define FREE_PAGE	0x5000
 #define PVCLOCKS	0x8000
 
 #define SHINFO_PENDING	(SHINFO + 0x800)
@@ -450,27 +449,64 @@ static void add_xen(struct vm *vm)
 			},
 		},
 	};
-	struct kvm_xen_vcpu_attr vcpu_info = {
-		.type = KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO, .u.gpa = VCPU_INFO,
-	};
+	struct kvm_xen_vcpu_attr vcpu_info = { .type = KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO };
+	int i;
 
 	xioctl(vm->fd, KVM_XEN_HVM_CONFIG, &config);
 	xioctl(vm->fd, KVM_XEN_HVM_SET_ATTR, &shinfo);
 	xioctl(vm->fd, KVM_XEN_HVM_SET_ATTR, &evtchn);
-	xioctl(vm->vcpu[0], KVM_XEN_VCPU_SET_ATTR, &vcpu_info);
+	for (i = 0; i < vm->nr_vcpus; i++) {
+		vcpu_info.u.gpa = VCPU_INFO + i * PAGE;
+		xioctl(vm->vcpu[i], KVM_XEN_VCPU_SET_ATTR, &vcpu_info);
+	}
 }
 
-static bool take_event(struct vm *vm)
+/* An eventfd for each vCPU, whose port is PORT + its number. */
+static void add_eventfds(struct vm *vm, int fds[2])
 {
-	volatile uint32_t *pending = (void *)(vm->mem + SHINFO_PENDING);
-	volatile uint32_t *sel = (void *)(vm->mem + VCPU_INFO + 4);
-	volatile uint8_t *upcall = vm->mem + VCPU_INFO;
-	bool taken = (*pending & 1 << PORT) && *sel && *upcall;
+	struct {
+		struct kvm_irq_routing routing;
+		struct kvm_irq_routing_entry entry[2];
+	} routes = { .routing.nr = vm->nr_vcpus };
+	struct kvm_irqfd irqfd;
+	int i;
 
-	*pending = 0;
+	for (i = 0; i < vm->nr_vcpus; i++) {
+		routes.entry[i] = (struct kvm_irq_routing_entry) {
+			.gsi = GSI + i, .type = KVM_IRQ_ROUTING_XEN_EVTCHN,
+			.u.xen_evtchn = {
+				.port = PORT + i, .vcpu = i,
+				.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
+			},
+		};
+	}
+	xioctl(vm->fd, KVM_SET_GSI_ROUTING, &routes);
+	for (i = 0; i < vm->nr_vcpus; i++) {
+		fds[i] = eventfd(0, 0);
+		irqfd = (struct kvm_irqfd) { .fd = fds[i], .gsi = GSI + i };
+		xioctl(vm->fd, KVM_IRQFD, &irqfd);
+	}
+}
+
+static void signal_eventfd(int fd)
+{
+	uint64_t one = 1;
+
+	if (write(fd, &one, sizeof(one)) != sizeof(one))
+		err(1, "eventfd");
+}
+
+static bool take_event(struct vm *vm, int i)
+{
+	uint32_t *pending = (void *)(vm->mem + SHINFO_PENDING);
+	volatile uint32_t *sel = (void *)(vm->mem + VCPU_INFO + i * PAGE + 4);
+	volatile uint8_t *upcall = vm->mem + VCPU_INFO + i * PAGE;
+	uint32_t bit = 1u << (PORT + i);
+	bool taken = *sel && *upcall;
+
 	*sel = 0;
 	*upcall = 0;
-	return taken;
+	return (__atomic_fetch_and(pending, ~bit, __ATOMIC_SEQ_CST) & bit) && taken;
 }
 
 #define SENDS 1001
@@ -512,36 +548,20 @@ static unsigned long send_by_guest(struct vm *vm)
 
 static void bench_evtchn(void)
 {
-	struct {
-		struct kvm_irq_routing routing;
-		struct kvm_irq_routing_entry entry;
-	} routes = {
-		.routing.nr = 1,
-		.entry = {
-			.gsi = GSI, .type = KVM_IRQ_ROUTING_XEN_EVTCHN,
-			.u.xen_evtchn = {
-				.port = PORT,
-				.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
-			},
-		},
-	};
-	struct kvm_irqfd irqfd = { .fd = eventfd(0, 0), .gsi = GSI };
-	unsigned long v[MAX_RUNS];
-	uint64_t t, one = 1;
+	unsigned long v[SENDS];
 	struct vm vm;
-	int i;
+	int i, fd[2];
+	uint64_t t;
 
 	create_vm(&vm, 1, 2 * MiB, false, true);
 	add_xen(&vm);
-	xioctl(vm.fd, KVM_SET_GSI_ROUTING, &routes);
-	xioctl(vm.fd, KVM_IRQFD, &irqfd);
+	add_eventfds(&vm, fd);
 
 	for (i = 0; i < SENDS; i++) {
 		t = __rdtsc();
-		if (write(irqfd.fd, &one, sizeof(one)) != sizeof(one))
-			err(1, "eventfd");
+		signal_eventfd(fd[0]);
 		v[i] = __rdtsc() - t;
-		if (!take_event(&vm))
+		if (!take_event(&vm, 0))
 			errx(1, "no event by eventfd");
 	}
 	report("evtchn.eventfd", v, SENDS);
@@ -550,7 +570,7 @@ static void bench_evtchn(void)
 		t = __rdtsc();
 		send(&vm);
 		v[i] = __rdtsc() - t;
-		if (!take_event(&vm))
+		if (!take_event(&vm, 0))
 			errx(1, "no event by ioctl");
 	}
 	report("evtchn.ioctl", v, SENDS);
@@ -577,7 +597,7 @@ static void bench_evtchn(void)
 	}
 	report("gpc.refresh-invalid", v, 21);
 
-	close(irqfd.fd);
+	close(fd[0]);
 	destroy_vm(&vm);
 }
 
@@ -633,7 +653,7 @@ static void bench_wait(void)
 			cpu[in_flight] = ns(CLOCK_THREAD_CPUTIME_ID) - cpu[in_flight];
 			wall[in_flight] = ns(CLOCK_MONOTONIC) - wall[in_flight];
 			in_flight++;
-			if (!take_event(&vm))
+			if (!take_event(&vm, 0))
 				errx(1, "no event after the wait");
 		}
 		pthread_join(thread, NULL);
@@ -646,7 +666,65 @@ static void bench_wait(void)
 	destroy_vm(&vm);
 }
 
-/* bench [MB]: measure, with VMs of at most MB to be reaped; 0: see make check. */
+/* Two threads that send events to two vCPUs, by way of the same shared_info. */
+struct sender {
+	pthread_t thread;
+	struct vm *vm;
+	int i, fd;
+	unsigned long sent;
+};
+
+static volatile bool sender_stop;
+
+static void *sender_thread(void *arg)
+{
+	struct sender *sender = arg;
+
+	while (!sender_stop) {
+		signal_eventfd(sender->fd);
+		if (!take_event(sender->vm, sender->i))
+			errx(1, "no event for vCPU %d", sender->i);
+		sender->sent++;
+	}
+	return NULL;
+}
+
+static void bench_contended(void)
+{
+	unsigned long v[11];
+	int i, j, n, fds[2];
+	char name[32];
+	struct vm vm;
+
+	create_vm(&vm, 2, 2 * MiB, false, true);
+	add_xen(&vm);
+	add_eventfds(&vm, fds);
+	for (n = 1; n <= 2; n++) {
+		for (i = 0; i < 11; i++) {
+			struct sender sender[2] = {};
+
+			sender_stop = false;
+			for (j = 0; j < n; j++) {
+				sender[j] = (struct sender) { .vm = &vm, .i = j, .fd = fds[j] };
+				pthread_create(&sender[j].thread, NULL, sender_thread, &sender[j]);
+			}
+			sleep(1);
+			sender_stop = true;
+			for (v[i] = j = 0; j < n; j++) {
+				pthread_join(sender[j].thread, NULL);
+				v[i] += sender[j].sent;
+			}
+		}
+		snprintf(name, sizeof(name), "contended.%d", n);
+		report(name, v, 11);
+	}
+	destroy_vm(&vm);
+}
+
+/*
+ * bench [MB]: measure, with VMs of at most MB to be reaped; 0: see make check.
+ * bench contended: events by two threads, without -icount and on two CPUs.
+ */
 int main(int argc, char *argv[])
 {
 	size_t max_mb = argc > 1 ? strtoul(argv[1], NULL, 10) : 1024;
@@ -654,6 +732,10 @@ int main(int argc, char *argv[])
 	int vcpus;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	if (argc > 1 && !strcmp(argv[1], "contended")) {
+		bench_contended();
+		return 0;
+	}
 	if (!max_mb) {
 		bench_inval(256);
 		reap(64, false, 1);
