@@ -5,7 +5,7 @@
 H := harness
 
 .PHONY: help demo check bench tree refresh series base kernel vm shell selftest litmus mutants
-.PHONY: kselftest kvm-unit-tests bisect-check nightly clean
+.PHONY: kselftest kvm-unit-tests bisect-check kcsan nightly clean
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(MAKEFILE_LIST)
@@ -81,7 +81,9 @@ clean:
 #:                   KVM-unit-tests that you have built
 #:   make bisect-check
 #:                   compile KVM after each patch, with other configurations,
-#:                   and for other architectures, without a new warning
+#:                   and for other architectures, and its documents, without a
+#:                   new warning
+#:   make kcsan      the tests that race on purpose, watched by KCSAN
 #:   make nightly    all long targets that there are, and what each took
 kselftest: tools
 	@$(H)/kselftest
@@ -89,6 +91,8 @@ kvm-unit-tests: tools
 	@$(H)/kvm-unit-tests
 bisect-check: tools
 	@$(H)/compile-check
+kcsan: tools
+	@$(H)/kcsan
 nightly: tools
 	@$(H)/nightly
 
