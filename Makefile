@@ -10,7 +10,7 @@ H := harness
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(MAKEFILE_LIST)
 
-#: The main job and the tests (both install what they need, if root):
+#: The main job and the tests (they install what they need, if root):
 #:
 #:   make demo       build a PREEMPT_RT kernel with and without the series, run
 #:                   VMs in both, and show side by side what the kernels say
@@ -45,8 +45,9 @@ series: base
 #:   make base       fetch the base kernel (LINUX=/path: use that tree instead)
 #:   make kernel     build the kernel
 #:   make vm RUN=<static programs or scripts> [ARGS=]
-#:                   boot it and run them as root; exit status: theirs, 100 if
-#:                   the kernel complained, 101 if there was no answer
+#:                   boot it and run them as root; harness/vm's exit status,
+#:                   which make prints: theirs, 100 if the kernel complained,
+#:                   101 if there was no answer
 #:   make shell      a prompt in the same machine
 #:   make selftest TEST=x86/xen_shinfo_test [ARGS=]
 #:                   run a KVM selftest, upstream's or ours, in it
@@ -54,8 +55,9 @@ series: base
 #:   make mutants [ONLY="name ..."]
 #:                   break the series, and the tests, in the small ways of
 #:                   harness/mutants/, one at a time, and see that each is caught
-#:   make clean      remove build/ and out/
-base: tools
+#:   make clean      remove build/ and out/; FORCE=1 if build/linux is in there
+base:
+	@$(H)/tools base
 	@$(H)/base
 kernel: tools
 	@$(H)/kernel $(or $(FLAVOUR),rt) $(or $(TREE),series)
@@ -70,21 +72,23 @@ litmus: base
 mutants: tools
 	@$(H)/mutate $(ONLY)
 clean:
+	@[ ! -d build/linux ] || [ -n "$(FORCE)" ] || \
+		{ echo "build/linux may have work of yours: make refresh takes it back, FORCE=1 removes it" >&2; exit 1; }
 	@rm -rf build out
 
 #:
-#: Long ones, base against series, one table each in results/ or build/:
+#: Long ones:
 #:
 #:   make kselftest [FLAVOUR=] [NPT=0] [ONLY="x86/xen_shinfo_test ..."]
-#:                   all of KVM's selftests; see the head of harness/kselftest
+#:                   all of KVM's selftests, base against series
 #:   make kvm-unit-tests KUT=<a built tree> [ONLY=]
-#:                   KVM-unit-tests that you have built
+#:                   KVM-unit-tests that you have built, base against series
 #:   make bisect-check
 #:                   compile KVM after each patch, with other configurations,
 #:                   and for other architectures, and its documents, without a
 #:                   new warning
 #:   make kcsan      the tests that race on purpose, watched by KCSAN
-#:   make nightly    all long targets that there are, and what each took
+#:   make nightly    bench, mutants and all of these but kvm-unit-tests
 kselftest: tools
 	@$(H)/kselftest
 kvm-unit-tests: tools

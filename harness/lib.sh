@@ -3,6 +3,7 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BUILD=${BUILD:-$ROOT/build}
+[[ $BUILD = /* ]] || BUILD=$PWD/$BUILD
 STAGE_T0=${STAGE_T0:-$(date +%s)}
 export ROOT BUILD STAGE_T0
 

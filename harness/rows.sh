@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# Sourced by demo and check: the runs that show what the series is about.
+# Sourced by demo, check, and others: the runs that show what the series is about.
 
 ROWS="mrelease oom shinfo lifetime"
 

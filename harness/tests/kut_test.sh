@@ -8,7 +8,7 @@
 set -uo pipefail
 H=$(cd "$(dirname "$0")/.." && pwd)
 BUILD=${BUILD:-$H/../build}
-unset KUT TREE ONLY LIMIT
+unset STAGE_FD KUT TREE ONLY LIMIT CPUS MEM
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 n=0 failed=0
