@@ -30,7 +30,8 @@
  *
  * Context: Task context.  The lock sleeps on PREEMPT_RT, i.e. a non-blockable
  * invalidation must not get here.  It doesn't if the architecture selects
- * CONFIG_KVM_MMU_NOTIFIER_FENCE; on all others that's a known bug if PREEMPT_RT.
+ * CONFIG_KVM_MMU_NOTIFIER_FENCE; on all others that's a known bug of
+ * PREEMPT_RT kernels.
  */
 
 static inline void kvm_invalidate_gate_init(struct kvm_invalidate_gate *gate)
@@ -138,9 +139,10 @@ static inline bool kvm_invalidate_gate_retry(struct kvm_invalidate_gate *gate,
 }
 
 /*
- * The VM is being destroyed, and its mmu_notifier was unregistered.  If that
- * happened between a start() and its end(), the end() will never come.  Forget
- * about such invalidations, and return %true if there were any.
+ * The VM is being destroyed, and its mmu_notifier is gone, at the latest since
+ * now, else since the mm's exit.  If it went away between a start() and its
+ * end(), the end() will never come.  Forget about such invalidations, and
+ * return %true if there were any.
  */
 static inline bool kvm_invalidate_gate_reset(struct kvm_invalidate_gate *gate)
 {

@@ -1422,13 +1422,15 @@ MN_TEST_LOCK(ring_lock, spin_lock(&t->kvm->ring_lock), spin_unlock(&t->kvm->ring
 MN_TEST_LOCK(irqfds_lock, spin_lock_irq(&t->kvm->irqfds.lock),
 	     spin_unlock_irq(&t->kvm->irqfds.lock))
 
-#ifdef CONFIG_X86_64
+#ifdef CONFIG_X86
 MN_TEST_LOCK(apic_map_lock, mutex_lock(&t->kvm->arch.apic_map_lock),
 	     mutex_unlock(&t->kvm->arch.apic_map_lock))
-MN_TEST_LOCK(tdp_mmu_pages_lock, spin_lock(&t->kvm->arch.tdp_mmu_pages_lock),
-	     spin_unlock(&t->kvm->arch.tdp_mmu_pages_lock))
 MN_TEST_LOCK(mmu_unsync_pages_lock, spin_lock(&t->kvm->arch.mmu_unsync_pages_lock),
 	     spin_unlock(&t->kvm->arch.mmu_unsync_pages_lock))
+#endif
+#ifdef CONFIG_X86_64
+MN_TEST_LOCK(tdp_mmu_pages_lock, spin_lock(&t->kvm->arch.tdp_mmu_pages_lock),
+	     spin_unlock(&t->kvm->arch.tdp_mmu_pages_lock))
 #endif
 
 #define MN_TEST_LOCK_PARAM(name, desc)	{ desc, mn_test_lock_##name, mn_test_unlock_##name }
@@ -1440,7 +1442,7 @@ static const struct mn_test_lock mn_test_locks[] = {
 	MN_TEST_LOCK_PARAM(slots_lock, "kvm->slots_lock"),
 	MN_TEST_LOCK_PARAM(resampler_lock, "kvm->irqfds.resampler_lock"),
 	MN_TEST_LOCK_PARAM(irq_lock, "kvm->irq_lock"),
-#ifdef CONFIG_X86_64
+#ifdef CONFIG_X86
 	MN_TEST_LOCK_PARAM(apic_map_lock, "kvm->arch.apic_map_lock"),
 #endif
 	MN_TEST_LOCK_PARAM(srcu, "kvm->srcu"),
@@ -1451,6 +1453,8 @@ static const struct mn_test_lock mn_test_locks[] = {
 	MN_TEST_LOCK_PARAM(mmu_lock, "kvm->mmu_lock"),
 #ifdef CONFIG_X86_64
 	MN_TEST_LOCK_PARAM(tdp_mmu_pages_lock, "kvm->arch.tdp_mmu_pages_lock"),
+#endif
+#ifdef CONFIG_X86
 	MN_TEST_LOCK_PARAM(mmu_unsync_pages_lock, "kvm->arch.mmu_unsync_pages_lock"),
 #endif
 	MN_TEST_LOCK_PARAM(gate, "kvm->invalidate_gate.lock"),
