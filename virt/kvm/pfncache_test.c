@@ -554,6 +554,10 @@ static void test_gpc_deactivate(struct kunit *test)
 	struct gpc_test *t = test->priv;
 	int i;
 
+	/* Never activated, i.e. without any address. */
+	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), -EINVAL);
+	KUNIT_EXPECT_EQ(test, gpc_test_get(&t->gpc, GPC_TEST_LEN), -EINVAL);
+
 	for (i = 0; i < 2; i++) {
 		KUNIT_EXPECT_EQ(test, gpc_test_activate(t, 0), 0);
 		KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
