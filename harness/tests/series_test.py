@@ -287,7 +287,7 @@ class SeriesTest(unittest.TestCase):
         self.assertEqual(self.ok("rev", "series@0001").strip(),
                          self.src("rev-list", "--reverse", f"base..{tip}").split()[0])
         self.refused("rev", "series@0009", says=["no patch 0009"])
-        self.refused("rev", "next", says=["unknown TREE 'next'", "+NAME"])
+        self.refused("rev", "next", says=["unknown TREE 'next'", "series@NNNN, and maybe +NAME"])
         self.refused("rev", "base@0001", says=["unknown TREE 'base@0001'"])
         # A patch on top, which is not part of the series.
         self.refused("rev", "series+more", says=["no harness/*/more.patch"])

@@ -60,7 +60,7 @@ refuses 'too many CPUS' 'CPUS=99' env RUN="$tmp/script" CPUS=99 "$H/vm"
 refuses 'MEM without a unit' 'MEM=lots' env RUN="$tmp/script" MEM=lots "$H/vm"
 refuses 'TIMEOUT of 0' 'TIMEOUT=0' env RUN="$tmp/script" TIMEOUT=0 "$H/vm"
 refuses 'a shell without a terminal' 'needs a terminal' "$H/vm" --shell
-refuses 'unknown FLAVOUR' "unknown FLAVOUR 'vanilla': one of " env RUN="$tmp/script" FLAVOUR=vanilla "$H/vm"
+refuses 'unknown FLAVOUR' "unknown FLAVOUR 'vanilla': one of kcsan perf-rt perf rt std" env RUN="$tmp/script" FLAVOUR=vanilla "$H/vm"
 refuses 'the common config as FLAVOUR' "unknown FLAVOUR 'common'" "$H/kernel" common base
 refuses 'the debug config as FLAVOUR' "unknown FLAVOUR 'debug'" "$H/kernel" debug base
 refuses 'unknown TREE' "unknown TREE 'next': base, series" env RUN="$tmp/script" TREE=next "$H/vm"
