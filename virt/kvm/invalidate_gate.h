@@ -67,6 +67,11 @@ static inline void kvm_invalidate_gate_leave(struct kvm_invalidate_gate *gate)
 	wake = !gate->nr_active;
 	spin_unlock(&gate->lock);
 
+	/*
+	 * wq_has_sleeper() has a full barrier: store nr_active before looking
+	 * for waiters.  Pairs with the one in prepare_to_wait_event(), by which
+	 * waiters are on the queue before they look at nr_active.
+	 */
 	if (wake && wq_has_sleeper(&gate->wait))
 		wake_up_all(&gate->wait);
 }
