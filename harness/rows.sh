@@ -59,6 +59,15 @@ cell()
 	echo "${words:-clean}"
 }
 
+# is_clean ROW FLAVOUR TREE: run it; the test must pass and nobody complain.
+is_clean()
+{
+	run_row "$@" || return
+	cell "$@"
+	cat "$ROWS_DIR/$1-$2-$3.out"
+	[ "$(cell "$@")" = clean ]
+}
+
 # The base must complain, and in the expected way, or the row can't be trusted.
 base_complains()
 {

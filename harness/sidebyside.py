@@ -4,7 +4,7 @@
 Used by kselftest and kvm-unit-tests. Many programs share a boot. If the guest
 dies or hangs this is the result of the program that ran, and those that remain
 go on in another boot; so they do when lockdep turned itself off, or a later
-complaint would be missed.
+complaint would be missed. If QEMU itself failed, the program has a second try.
 """
 
 import collections
@@ -91,7 +91,7 @@ class Boot:
             "TREE": tree, "LOG": self.log, "OVERLAY": self.over, "NAME": os.path.basename(path),
             "RUN": " ".join(t.program for t in tests),
             "ARGS": "",
-            "TIMEOUT": str(BOOT + sum(t.limit + GRACE for t in tests))}
+            "ONCE": "1", "TIMEOUT": str(BOOT + sum(t.limit + GRACE for t in tests))}
 
     def run(self, done):
         """done(test, seconds) is called whenever one has ended."""
@@ -172,6 +172,7 @@ def run_all(results, tests, folder, env, judge, overlay=None):
     os.makedirs(folder)
     for tree, left in tests.items():
         n = fruitless = ended = 0
+        retried = set()
         while left:
             n += 1
             boot = Boot(tree, left, os.path.join(folder, f"{tree}-{n}"), env, overlay)
@@ -186,15 +187,21 @@ def run_all(results, tests, folder, env, judge, overlay=None):
                 boot.run(done)
             finally:
                 found, rest = boot.results(judge)
+                aborted = boot.running if boot.running not in retried and boot.running in found and \
+                    found[boot.running].reason.startswith("QEMU itself failed") and \
+                    not found[boot.running].complaints else None
+                if aborted:
+                    retried.add(aborted)
+                    progress(f"  {tree} {aborted.name}: {found.pop(aborted).reason}: a second try")
                 results |= {(tree, test.name): result for test, result in found.items()}
                 if rest:
                     results.setdefault((tree, "(boot)"), Result("pass")).complaints += rest
-            if boot.running:
+            if boot.running and not aborted:
                 ended += 1
                 progress(f"  {tree} {ended}/{len(tests[tree])} {boot.running.name}: "
                          f"{found[boot.running].reason}")
             left = [t for t in left if t not in found]
-            fruitless = 0 if found else fruitless + 1
+            fruitless = 0 if found or aborted else fruitless + 1
             if fruitless == 2:
                 raise Failure(f"{tree} does not boot, see {boot.err}")
 

@@ -16,7 +16,7 @@ HARNESS = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 # A test's name says what it does: t_BASE_SERIES.
 TESTS = """t_pass_pass t_pass_fail t_fail_pass t_fail_fail t_skip_skip t_pass_timeout
     t_die_die t_pass_die t_hang_hang t_warn_warn t_warn_pass t_pass_warn t_lockdep_pass
-    t_late_pass""".split()
+    t_late_pass t_abort_abort""".split()
 
 VM = r"""#!/usr/bin/env python3
 import os, sys, time
@@ -51,6 +51,10 @@ for path in os.environ["RUN"].split():
         rc = 137
     elif does == "die":
         print(f"vm: the guest went down while {name} ran: panic", file=sys.stderr)
+        sys.exit(101)
+    elif does == "abort" and not os.path.exists(path + ".tried"):
+        open(path + ".tried", "w").close()
+        print(f"vm: QEMU itself failed (status 134, while {name} ran): assertion", file=sys.stderr)
         sys.exit(101)
     elif does == "hang":
         time.sleep(1000)
@@ -112,7 +116,7 @@ class Kselftest(unittest.TestCase):
         self.assertEqual(done.returncode, 1, done.stderr)
         for name in TESTS:
             base, series = ("died" if x in ("die", "hang") else "pass" if x in ("warn", "lockdep",
-                            "late") else x for x in name.split("_")[1:])
+                            "late", "abort") else x for x in name.split("_")[1:])
             self.assertEqual(self.row(text, name)[1:3], [base, series])
         worse = text[text.index("Worse"):text.index("\ntest ")]
         self.assertEqual(sorted(x.split(":")[0].strip()[4:] for x in worse.splitlines()[1:] if x),
