@@ -22,7 +22,7 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.realpath(__file__)),
 BUILD = os.path.abspath(os.environ.get("BUILD") or os.path.join(ROOT, "build"))
 HARNESS = os.path.join(ROOT, "harness")
 
-MARK = re.compile(r"\[ *(\d+\.\d+)\].*\] vm: (?:(run|done) (\S+)(?: rc=(\d+))?|end)$")
+MARK = re.compile(r"\[ *(\d+\.\d+)\](?:\[[^]]*\])? vm: (?:(run|done) (\S+)(?: rc=(\d+))?|end)$")
 CPUS, MEM = os.environ.get("CPUS") or "4", os.environ.get("MEM") or "3G"
 BOOT = 300          # seconds that a boot may take
 GRACE = int(os.environ.get("GRACE") or 60)      # and the guest to kill a program

@@ -23,7 +23,7 @@ import os, sys, time
 log = open(os.environ["LOG"], "a")
 now = 10.0
 def kernel(text):
-    log.write(f"[{now:12.6f}][    T1] {text}\n")
+    log.write(f"[{now:12.6f}] {text}\r\n")
     log.flush()
 def say(text):
     print(text, flush=True)

@@ -8,7 +8,7 @@ H=$(cd "$(dirname "$0")/.." && pwd)
 tmp=$(mktemp -d)
 trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
 export BUILD=$tmp/build
-unset STAGE_FD LINUX RUN ARGS FLAVOUR TREE TEST CPUS MEM TIMEOUT SHELL_
+unset STAGE_FD LINUX RUN ARGS FLAVOUR TREE TEST CPUS MEM TIMEOUT SHELL_ TCG
 n=0 failed=0
 
 ok()
@@ -58,6 +58,7 @@ refuses 'RUN that is dynamic' 'dynamically linked' env RUN="$tmp/dynamic" "$H/vm
 refuses 'the second of two in RUN' "no file $tmp/none" env RUN="$tmp/script $tmp/none" "$H/vm"
 refuses 'too many CPUS' 'CPUS=99' env RUN="$tmp/script" CPUS=99 "$H/vm"
 refuses 'MEM without a unit' 'MEM=lots' env RUN="$tmp/script" MEM=lots "$H/vm"
+refuses 'TCG of another kind' 'TCG=both: multi or single' env RUN="$tmp/script" TCG=both "$H/vm"
 refuses 'TIMEOUT of 0' 'TIMEOUT=0' env RUN="$tmp/script" TIMEOUT=0 "$H/vm"
 refuses 'a shell without a terminal' 'needs a terminal' "$H/vm" --shell
 refuses 'unknown FLAVOUR' "unknown FLAVOUR 'vanilla': one of kcsan perf-rt perf rt std" env RUN="$tmp/script" FLAVOUR=vanilla "$H/vm"
