@@ -23,8 +23,8 @@ declare -A ROW_ARGS=(
 	[oom]="-f memcg_oom"
 )
 # With a thread for each CPU, QEMU 7.2 mixes up the registers of a guest and of its
-# host, about every five minutes of the storm: a vCPU is found at the instruction
-# after the host's VMRUN, on the host's stack, and never gets away from there.
+# host, after some minutes of storm: a vCPU is found at the instruction after the
+# host's VMRUN, on the host's stack, and never gets away from there.
 declare -A ROW_TCG=(
 	[storm]=single
 )
