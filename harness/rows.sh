@@ -9,6 +9,8 @@ declare -A ROW_TITLE=(
 	[oom]="reap by memcg OOM"
 	[shinfo]="upstream's x86/xen_shinfo_test"
 	[lifetime]="writes after exit"
+	[fifo]="refresh against a preempted invalidation"
+	[storm]="storm of events and invalidations"
 )
 declare -A ROW_TEST=(
 	[mrelease]=mmu_notifier_reap_test
