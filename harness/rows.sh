@@ -67,10 +67,16 @@ cell()
 	echo "${words:-clean}"
 }
 
-# is_clean ROW FLAVOUR TREE: run it; the test must pass and nobody complain.
+# is_clean ROW FLAVOUR TREE: run it; the test must pass and nobody complain. There
+# is a second try if it was QEMU, see ROW_TCG: no guest of the tests runs up there.
 is_clean()
 {
 	run_row "$@" || return
+	if [ "$(cell "$@")" != clean ] && [ ! -s "$ROWS_DIR/$1-$2-$3.tsv" ] &&
+	   grep -q 'vCPU [0-9]*: rip 0xffffffff' "$ROWS_DIR/$1-$2-$3.out"; then
+		echo "vm: QEMU itself failed, a vCPU has the registers of its host; a second try"
+		run_row "$@" || return
+	fi
 	cell "$@"
 	cat "$ROWS_DIR/$1-$2-$3.out"
 	[ "$(cell "$@")" = clean ]

@@ -885,6 +885,19 @@ static void dump_channels(struct storm *storm, struct guest_state *since)
 	}
 }
 
+/* Where vCPUs are that were stopped because they didn't see events anymore. */
+static void dump_vcpus(struct storm *storm)
+{
+	struct kvm_regs regs;
+	int v;
+
+	for (v = 0; v < NR_VCPUS; v++) {
+		vcpu_regs_get(storm->vcpus[v], &regs);
+		ksft_print_msg("vCPU %d: rip 0x%llx, rsp 0x%llx, rflags 0x%llx\n", v,
+			       regs.rip, regs.rsp, regs.rflags);
+	}
+}
+
 /* All is done to the memory, check that the VM is fine, and that it was. */
 static void finish_storm(struct __test_metadata *_metadata, struct storm *storm)
 {
@@ -912,6 +925,8 @@ static void finish_storm(struct __test_metadata *_metadata, struct storm *storm)
 	}
 
 	stop_vcpus(storm);
+	if (!ok)
+		dump_vcpus(storm);
 
 	EXPECT_EQ(count_all_stale_writes(storm, true), 0);
 	EXPECT_EQ(count_kernel_splats(storm->kmsg_fd), 0);
