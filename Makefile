@@ -86,7 +86,7 @@ clean:
 #:   make bisect-check
 #:                   compile KVM after each patch, with other configurations,
 #:                   and for other architectures, and its documents, without a
-#:                   new warning
+#:                   new warning; and test after each part of the series
 #:   make kcsan      the tests that race on purpose, watched by KCSAN
 #:   make nightly    bench, mutants and all of these but kvm-unit-tests
 kselftest: tools
@@ -94,7 +94,7 @@ kselftest: tools
 kvm-unit-tests: tools
 	@$(H)/kvm-unit-tests
 bisect-check: tools
-	@$(H)/compile-check
+	@$(H)/compile-check; rc=$$?; $(H)/parts && exit $$rc
 kcsan: tools
 	@$(H)/kcsan
 nightly: tools
