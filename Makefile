@@ -94,7 +94,7 @@ kselftest: tools
 kvm-unit-tests: tools
 	@$(H)/kvm-unit-tests
 bisect-check: tools
-	@$(H)/compile-check; rc=$$?; $(H)/parts && exit $$rc
+	@$(H)/bisect-check
 kcsan: tools
 	@$(H)/kcsan
 nightly: tools
