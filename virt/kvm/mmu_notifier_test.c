@@ -23,6 +23,8 @@
 #include <linux/mmu_notifier.h>
 #include <linux/prandom.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/task_work.h>
 
 #define MN_TEST_TIMEOUT_US	(10 * USEC_PER_SEC)
 
@@ -241,17 +243,49 @@ static int mn_test_set_slot(struct mn_test *t, int id, unsigned int page,
 	return kvm_vm_ioctl_set_memory_region(t->kvm, &mem);
 }
 
+struct mn_test_new_vcpu {
+	struct kvm *kvm;
+	int id, fd;
+	struct completion done;
+};
+
+static int mn_test_new_vcpu_fn(void *data)
+{
+	struct mn_test_new_vcpu *new = data;
+
+	new->fd = kvm_vm_ioctl_create_vcpu(new->kvm, new->id);
+	if (new->fd >= 0) {
+		/* The vCPU stays, but its reference to the VM has to go. */
+		close_fd(new->fd);
+		task_work_run();
+	}
+
+	complete(&new->done);
+	do_exit(0);
+}
+
+/*
+ * A vCPU inherits permissions from the FPU state of the task that creates it.
+ * Kthreads, i.e. KUnit and jobs, don't have any, as X86_DEBUG_FPU would tell.
+ */
 static struct kvm_vcpu *mn_test_create_vcpu(struct mn_test *t, int id)
 {
-	int fd = kvm_vm_ioctl_create_vcpu(t->kvm, id);
+	struct mn_test_new_vcpu new = { .kvm = t->kvm, .id = id };
+	pid_t pid;
 
-	KUNIT_EXPECT_GE(t->test, fd, 0);
-	if (fd < 0)
+	init_completion(&new.done);
+
+	/* Nobody waits for it, kthreads ignore SIGCHLD. */
+	pid = user_mode_thread(mn_test_new_vcpu_fn, &new, CLONE_FILES | SIGCHLD);
+	KUNIT_EXPECT_GT(t->test, pid, 0);
+	if (pid < 0)
 		return NULL;
 
-	/* The vCPU stays, but its reference to the VM has to go. */
-	close_fd(fd);
-	flush_delayed_fput();
+	wait_for_completion(&new.done);
+	KUNIT_EXPECT_GE(t->test, new.fd, 0);
+	if (new.fd < 0)
+		return NULL;
+
 	return kvm_get_vcpu_by_id(t->kvm, id);
 }
 
