@@ -4,7 +4,8 @@
 Used by kselftest and kvm-unit-tests. Many programs share a boot. If the guest
 dies or hangs this is the result of the program that ran, and those that remain
 go on in another boot; so they do when lockdep turned itself off, or a later
-complaint would be missed. If QEMU itself failed, the program has a second try.
+complaint would be missed. If QEMU itself failed, the program has a second try,
+and so have those that are known to fail on a busy machine.
 """
 
 import collections
@@ -34,6 +35,7 @@ class Test:
     program: str            # its path
     args: str = ""
     limit: int = 120        # seconds
+    tries: int = 1          # it may fail, if the kernel doesn't complain, but for the last
 
     @property
     def key(self):
@@ -46,6 +48,7 @@ class Result:
     outcome: str            # pass, fail, skip, timeout, died
     reason: str = ""
     seconds: float = 0
+    tries: int = 1
     complaints: list = field(default_factory=list)      # (count, kind, text)
 
     def kinds(self):
@@ -172,7 +175,7 @@ def run_all(results, tests, folder, env, judge, overlay=None):
     os.makedirs(folder)
     for tree, left in tests.items():
         n = fruitless = ended = 0
-        retried = set()
+        retried, failures = set(), collections.Counter()
         while left:
             n += 1
             boot = Boot(tree, left, os.path.join(folder, f"{tree}-{n}"), env, overlay)
@@ -193,6 +196,14 @@ def run_all(results, tests, folder, env, judge, overlay=None):
                 if aborted:
                     retried.add(aborted)
                     progress(f"  {tree} {aborted.name}: {found.pop(aborted).reason}: a second try")
+                fruitless = 0 if found or aborted else fruitless + 1
+                for test, result in list(found.items()):
+                    failures[test] += result.outcome == "fail"
+                    if result.outcome == "fail" and not result.complaints and \
+                            failures[test] < test.tries:
+                        progress(f"  {tree} {test.name}: {found.pop(test).reason}: another try")
+                    else:
+                        result.tries += failures[test] - (result.outcome == "fail")
                 results |= {(tree, test.name): result for test, result in found.items()}
                 if rest:
                     results.setdefault((tree, "(boot)"), Result("pass")).complaints += rest
@@ -201,7 +212,6 @@ def run_all(results, tests, folder, env, judge, overlay=None):
                 progress(f"  {tree} {ended}/{len(tests[tree])} {boot.running.name}: "
                          f"{found[boot.running].reason}")
             left = [t for t in left if t not in found]
-            fruitless = 0 if found or aborted else fruitless + 1
             if fruitless == 2:
                 raise Failure(f"{tree} does not boot, see {boot.err}")
 
@@ -235,7 +245,7 @@ def report(results, names, head, whole=True):
     def cells(name):
         yield name
         both = [results.get((tree, name)) for tree in ("base", "series")]
-        yield from (r.outcome if r else "-" for r in both)
+        yield from (r.outcome + f", try {r.tries}" * (r.tries > 1) if r else "-" for r in both)
         yield from (f"{r.seconds:.0f}" if r and r.seconds else "-" for r in both)
         for r in both:
             yield ", ".join(f"{n} {k}" for k, n in sorted(r.kinds().items())) or "-" if r else "-"

@@ -40,6 +40,11 @@ for path in os.environ["RUN"].split():
     say(f"vm: run {name}")
     rc = 0
     now += 2
+    if does == "busy":
+        with open(path + ".tries", "a+") as tries:
+            tries.write("x")
+            tries.seek(0)
+            does = "pass" if len(tries.read()) == 3 else "fail"
     if does == "fail":
         say("==== Test Assertion Failure ====\n  x86/t.c:12: one == two\n  pid=1")
         rc = 254
@@ -82,10 +87,10 @@ class Kselftest(unittest.TestCase):
         os.makedirs(os.path.join(self.root, "build", "src"))
         self.write("build/src/.base", "linux 7.3\n")
         for tree in ("base", "series"):
-            for name in [*TESTS, *["t__pass", "t__fail"] * (tree == "series")]:
+            for name in [*TESTS, *["t__pass", "t__fail", "t__busy"] * (tree == "series")]:
                 self.program(os.path.join(self.root, "build/selftests", tree, "bin/x86", name), "")
         self.write("harness/kselftest.tests", "x86/t_hang_hang 1\nx86/t_pass_timeout 5 -a 'b c'\n"
-                   "some x86/t_pass_*\n")
+                   "some x86/t_pass_*\nagain x86/t__busy x86/t_pass_fail\n")
 
     def write(self, path, text):
         with open(os.path.join(self.root, path), "w", encoding="utf-8") as file:
@@ -117,11 +122,13 @@ class Kselftest(unittest.TestCase):
         for name in TESTS:
             base, series = ("died" if x in ("die", "hang") else "pass" if x in ("warn", "lockdep",
                             "late", "abort") else x for x in name.split("_")[1:])
-            self.assertEqual(self.row(text, name)[1:3], [base, series])
+            self.assertEqual([x.strip(",") for x in self.row(text, name)[1:3]], [base, series])
         worse = text[text.index("Worse"):text.index("\ntest ")]
         self.assertEqual(sorted(x.split(":")[0].strip()[4:] for x in worse.splitlines()[1:] if x),
                          ["t__fail", "t_pass_die", "t_pass_fail", "t_pass_timeout", "t_pass_warn"])
         self.assertEqual(self.row(text, "t__pass")[1:3], ["-", "pass"])
+        self.assertEqual(self.row(text, "t__busy")[1:5], ["-", "pass,", "try", "3"])
+        self.assertEqual(self.row(text, "t_pass_fail")[2:5], ["fail,", "try", "3"])
         self.assertEqual(self.row(text, "t_warn_pass")[-3:], ["1", "WARNING", "-"])
         self.assertEqual(self.row(text, "t_late_pass")[-3:], ["1", "WARNING", "-"])
         self.assertRegex(text, r"t_fail_fail +fail +x86/t.c:12: one == two")
