@@ -23,6 +23,13 @@ stage()
 	printf '[%2d:%02d] %s\n' $((s / 60)) $((s % 60)) "$*" >&"${STAGE_FD:-2}"
 }
 
+# heading TARGET: the first lines of a table in results/.
+heading()
+{
+	echo "# $(date +%F): make $1, $(git -C "$ROOT" describe --always --dirty)"
+	echo "# $(gcc --version | head -n 1); $(qemu-system-x86_64 --version | head -n 1)"
+}
+
 # near WANTED NAME...: "; near it: ..." if some names are, for a refusal.
 near()
 {

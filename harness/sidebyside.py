@@ -201,9 +201,10 @@ def run_all(results, tests, folder, env, judge, overlay=None):
                     failures[test] += result.outcome == "fail"
                     if result.outcome == "fail" and not result.complaints and \
                             failures[test] < test.tries:
+                        ended -= 1
                         progress(f"  {tree} {test.name}: {found.pop(test).reason}: another try")
                     else:
-                        result.tries += failures[test] - (result.outcome == "fail")
+                        result.tries = failures[test] + (result.outcome != "fail")
                 results |= {(tree, test.name): result for test, result in found.items()}
                 if rest:
                     results.setdefault((tree, "(boot)"), Result("pass")).complaints += rest
