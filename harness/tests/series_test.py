@@ -448,6 +448,18 @@ class SeriesTest(unittest.TestCase):
         self.ok("refresh")
         self.assertEqual(before, self.files())
 
+    def test_init_harness(self):
+        # A patch of the harness changes a file which base did not track.
+        self.write("harness/extra", {"sched.patch":
+                   "diff --git a/kernel/sched/core.c b/kernel/sched/core.c\n"
+                   "--- a/kernel/sched/core.c\n+++ b/kernel/sched/core.c\n"
+                   "@@ -1 +1 @@\n-int core;\n+int changed;\n"})
+        self.refused("rev", "base+sched", says=["sched.patch does not apply"])
+        self.ok("init")
+        rev = self.ok("rev", "base+sched").strip()
+        self.assertEqual(self.src("show", rev + ":kernel/sched/core.c"), "int changed;")
+        self.assertEqual(self.linux("status", "--porcelain"), "")
+
     def test_init_more(self):
         # A change and an addition of a file which base did not track.
         self.edit("kernel/sched/core.c", "core", "changed")
