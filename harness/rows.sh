@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 # Sourced by demo, check, and others: the runs that show what the series is about.
 
-ROWS="mrelease oom shinfo lifetime"
+ROWS="mrelease oom preempted shinfo lifetime"
 
 # fifo and storm are not among them, they take longer and are run by check only.
 declare -A ROW_TITLE=(
 	[mrelease]="reap by process_mrelease"
 	[oom]="reap by memcg OOM"
+	[preempted]="reap while a preempted vCPU holds mmu_lock"
 	[shinfo]="upstream's x86/xen_shinfo_test"
 	[lifetime]="writes after exit"
 	[fifo]="refresh against a preempted invalidation"
@@ -19,6 +20,10 @@ declare -A ROW_TEST=(
 	[lifetime]=x86/xen_gpc_lifetime_test
 	[fifo]=x86/xen_gpc_fifo_test
 	[storm]=x86/xen_gpc_storm_test
+)
+# Not selftests, but programs of ours.
+declare -A ROW_PROGRAM=(
+	[preempted]=harness/extra/preempted.c
 )
 declare -A ROW_ARGS=(
 	[mrelease]="-f mrelease"
@@ -33,17 +38,30 @@ declare -A ROW_TCG=(
 
 ROWS_DIR=${ROWS_DIR:-$BUILD/rows}
 
+# run_program NAME FILE: compile and run it, with what vm has from the environment.
+run_program()
+{
+	local bin=$BUILD/programs/$1
+
+	mkdir -p "${bin%/*}"
+	gcc -O2 -Wall -static -pthread -o "$bin" "$ROOT/$2" && RUN=$bin "$ROOT/harness/vm"
+}
+
 # run_row ROW FLAVOUR TREE: run it and leave in $ROWS_DIR/ROW-FLAVOUR-TREE.*:
 # out (what was printed), log (the kernel log), tsv (complaints), rc (the
 # program's exit status; 101 if there was none).
 run_row()
 {
-	local r=$ROWS_DIR/$1-$2-$3 rc=0
+	local r=$ROWS_DIR/$1-$2-$3 rc=0 run=("$ROOT/harness/selftest")
 
 	mkdir -p "$ROWS_DIR"
 	rm -f "$r".*
-	TEST=${ROW_TEST[$1]} ARGS=${ROW_ARGS[$1]:-} TCG=${TCG:-${ROW_TCG[$1]:-}} FLAVOUR=$2 TREE=$3 NAME=$1 \
-		CPUS=4 LOG=$r.log "$ROOT/harness/selftest" > "$r.out" 2>&1 || rc=$?
+	[ -z "${ROW_PROGRAM[$1]:-}" ] || run=(run_program "$1" "${ROW_PROGRAM[$1]}")
+	(
+		export TEST=${ROW_TEST[$1]:-} ARGS=${ROW_ARGS[$1]:-} TCG=${TCG:-${ROW_TCG[$1]:-}}
+		export FLAVOUR=$2 TREE=$3 NAME=$1 CPUS=4 LOG=$r.log
+		"${run[@]}"
+	) > "$r.out" 2>&1 || rc=$?
 	[ $rc != 130 ] || exit 130
 	[ -e "$r.log" ] || { cat "$r.out" >&2; return 101; }
 	"$ROOT/harness/complaints" "$r.log" > "$r.tsv" || true
@@ -51,18 +69,27 @@ run_row()
 	echo "${rc:-101}" > "$r.rc"
 }
 
+# said ROW FLAVOUR TREE: what the program itself calls its result, if it does.
+said()
+{
+	sed -n 's/^# result: //p' "$ROWS_DIR/$1-$2-$3.out"
+}
+
 # cell ROW FLAVOUR TREE: what it came to, in a few words.
 cell()
 {
-	local r=$ROWS_DIR/$1-$2-$3 words
+	local r=$ROWS_DIR/$1-$2-$3 words result
 
+	result=$(said "$@")
 	words=$(awk -F'\t' '{ n[$2] += $1 } END { for (k in n) print n[k] " " k }' "$r.tsv" |
 		sort -rn | paste -sd, | sed 's/,/, /g')
 	case $(cat "$r.rc") in
 	0)	;;
 	4)	words="skipped${words:+, $words}" ;;
 	101)	words="no answer${words:+, $words}" ;;
-	*)	words="$(grep -c '^not ok' "$r.out") of $(grep -cE '^(not )?ok' "$r.out") tests fail${words:+, $words}" ;;
+	*)	[ -n "$result" ] ||
+			result="$(grep -c '^not ok' "$r.out") of $(grep -cE '^(not )?ok' "$r.out") tests fail"
+		words="$result${words:+, $words}" ;;
 	esac
 	echo "${words:-clean}"
 }
@@ -99,6 +126,8 @@ base_complains()
 	shinfo)	grep -qP '\tsleeping function\t.*spinlock_rt' "$r.tsv" &&
 		grep -qP 'left IRQs disabled' "$r.tsv" ;;
 	fifo)	[ "$(cat "$r.rc")" = 1 ] ;;
+	preempted)
+		said "$1" rt base | grep -q '^did not return' ;;
 	lifetime)
 		grep -q 'Stale write to page' "$r.out" && [ "$(cat "$r.rc")" = 1 ] ;;
 	esac
