@@ -12,8 +12,9 @@ help:
 
 #: The main job and the tests (they install what they need, if root):
 #:
-#:   make demo       build a PREEMPT_RT kernel with and without the series, run
-#:                   VMs in both, and show side by side what the kernels say
+#:   make demo       build PREEMPT_RT kernels without the series, with a change of
+#:                   the scheduler's instead, and with the series, run VMs in
+#:                   them, and show side by side what comes of it
 #:   make check      all tests; what CI runs
 #:   make bench      measure both kernels without debug options, and write the
 #:                   figures to results/
@@ -107,7 +108,8 @@ nightly: tools
 #:            std: PREEMPT_DYNAMIC, KASAN, poisoned pages, lockdep
 #:            perf, perf-rt: the same two models without debug options
 #:   TREE     series (default) or base; mmu_notifier_fence_test needs
-#:            series+trigger, which also has harness/extra/trigger.patch
+#:            series+trigger, which also has harness/extra/trigger.patch;
+#:            base+rtlocks is the one with the scheduler's change
 #:   CPUS     2    MEM 1G    APPEND kernel parameters    TIMEOUT 300 (seconds)
 #:   LINUX    a 7.3 kernel tree of yours, left unchanged
 #:   BUILD    build/, where all that can be made again is kept

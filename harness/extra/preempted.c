@@ -322,10 +322,10 @@ static bool test_vm(int n, int seconds)
 		printf("ok %d - returned after %.3f s, while the FIFO task ran; %ld MiB were freed\n",
 		       n, reap.took, before >> 10);
 	else if (in_time)
-		printf("not ok %d - returned %d after %.3f s, %ld of %ld MiB were not freed\n",
+		printf("not ok %d - returned %d after %.3f s, but did not free %ld of %ld MiB\n",
 		       n, reap.ret, reap.took, after >> 10, before >> 10);
 	else
-		printf("not ok %d - did not return in the %d s for which the FIFO task ran, %ld of %ld MiB were not freed; %d, %.3f s later\n",
+		printf("not ok %d - did not return in the %d s for which the FIFO task ran, nor free %ld of %ld MiB; returned %d %.3f s later\n",
 		       n, seconds, after >> 10, before >> 10, reap.ret, reap.took - seconds);
 	return in_time && !reap.ret && !after;
 }
