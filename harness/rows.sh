@@ -3,7 +3,8 @@
 
 ROWS="mrelease oom preempted shinfo lifetime"
 
-# fifo and storm are not among them, they take longer and are run by check only.
+# fifo, irqfd and storm are not among them, they take longer, or show less, and are
+# run by check only.
 declare -A ROW_TITLE=(
 	[mrelease]="reap by process_mrelease"
 	[oom]="reap by memcg OOM"
@@ -11,6 +12,7 @@ declare -A ROW_TITLE=(
 	[shinfo]="upstream's x86/xen_shinfo_test"
 	[lifetime]="writes after exit"
 	[fifo]="refresh against a preempted invalidation"
+	[irqfd]="irqfd while shared_info is not accessible"
 	[storm]="storm of events and invalidations"
 )
 declare -A ROW_TEST=(
@@ -19,6 +21,7 @@ declare -A ROW_TEST=(
 	[shinfo]=x86/xen_shinfo_test
 	[lifetime]=x86/xen_gpc_lifetime_test
 	[fifo]=x86/xen_gpc_fifo_test
+	[irqfd]=x86/xen_gpc_irqfd_test
 	[storm]=x86/xen_gpc_storm_test
 )
 # Not selftests, but programs of ours.
@@ -125,7 +128,7 @@ base_complains()
 		grep -qP '\tsleeping function\t.*spinlock_rt' "$r.tsv" && [ "$(cat "$r.rc")" = 1 ] ;;
 	shinfo)	grep -qP '\tsleeping function\t.*spinlock_rt' "$r.tsv" &&
 		grep -qP 'left IRQs disabled' "$r.tsv" ;;
-	fifo)	[ "$(cat "$r.rc")" = 1 ] ;;
+	fifo | irqfd) [ "$(cat "$r.rc")" = 1 ] ;;
 	preempted)
 		said "$1" rt base | grep -q '^did not return' ;;
 	lifetime)
