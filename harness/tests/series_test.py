@@ -312,6 +312,15 @@ class SeriesTest(unittest.TestCase):
         for tree, onto in (("base", self.src("rev-parse", "base")), ("series@0001", first)):
             rev = self.ok("rev", tree + "+for-base").strip()
             self.assertEqual(self.src("rev-parse", rev + "~"), onto)
+        # A file that stands beside the patch.
+        self.write("harness/extra", {"brings.patch": "Brings: virt/kvm/brought.c\n\n"
+                                     "diff --git a/virt/kvm/new.c b/virt/kvm/new.c\n" + diff % lines})
+        self.refused("rev", "series+brings", says=["virt/kvm/brought.c is not beside it"])
+        self.write("harness/extra", {"brought.c": "int brought;\n"})
+        rev = self.ok("rev", "series+brings").strip()
+        self.assertEqual(self.src("diff", "--name-only", tip, rev).split(),
+                         ["virt/kvm/brought.c", "virt/kvm/new.c"])
+        self.assertIn("int brought;", self.src("show", rev + ":virt/kvm/brought.c"))
         self.write("harness/extra", {"more.patch": diff % lines.replace("end", "other")})
         self.refused("rev", "series+more", says=["more.patch does not apply"])
         self.assertEqual(self.src("rev-parse", "refs/series/assembled"), tip)
