@@ -3,7 +3,7 @@
  * KUnit tests for KVM's MMU notifier, included by kvm_main.c.
  *
  * The gate is tested alone, all else with a real mm and a real VM, by way of
- * the mm's API.  There is no guest, none of the vCPUs is ever run.  All memory
+ * the mm's API.  There is no guest, none of the vCPUs ever enters it.  All memory
  * of the VM but the page of a gfn_to_pfn_cache is memslots without VMAs, so that
  * there is nobody else who could invalidate it.
  *
@@ -19,12 +19,20 @@
 #include <linux/fdtable.h>
 #include <linux/iopoll.h>
 #include <linux/kthread.h>
+#include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/mmu_notifier.h>
 #include <linux/prandom.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/task_work.h>
+
+#ifdef CONFIG_X86
+#include "mmu.h"
+#endif
+
+/* Else, non-blockable invalidations are handled like blockable ones. */
+#define MN_TEST_HAS_FENCE	IS_ENABLED(CONFIG_KVM_MMU_NOTIFIER_FENCE)
 
 #define MN_TEST_TIMEOUT_US	(10 * USEC_PER_SEC)
 
@@ -52,7 +60,7 @@ static const struct mn_test_slot {
 
 /* What KVM counts, or should have counted. */
 struct mn_test_counts {
-	unsigned long nr_active, seq;
+	unsigned long nr_active;
 	long in_progress;
 	unsigned long mmu_seq;
 	bool fenced;
@@ -66,6 +74,7 @@ struct mn_test_pair {
 struct mn_test {
 	struct kunit *test;
 	struct kvm_invalidate_gate gate;
+	unsigned long wait_hva;
 
 	struct mm_struct *mm;
 	struct kvm *kvm;
@@ -77,11 +86,19 @@ struct mn_test {
 	/* Of KVM's start() and end(), for as long as they're intercepted. */
 	int nr_starts, nr_ends;
 
+	/* What the fence has called, for as long as that's intercepted. */
+	atomic_t nr_fences, nr_unmaps, nr_reclaims;
+	bool wrong_fence, wrong_reclaim;
+
+	/* Of a task that runs the vCPU. */
+	struct completion run_done;
+	int run_ret;
+
 	/* A job that does something until it's told that it's done. */
 	bool go, done;
 	int cpus[2];
 	const struct mn_test_lock *locks;
-	int nr_locks, srcu_idx, irq_srcu_idx;
+	int nr_locks;
 	struct mn_test_pair job_pair;
 	atomic_t nr_ready;
 
@@ -220,10 +237,16 @@ static void mn_test_wait_for_go(struct mn_test *t, struct mn_test_job *job)
 	KUNIT_EXPECT_TRUE(t->test, go);
 }
 
+static unsigned long mn_test_hva(unsigned int page)
+{
+	return MN_TEST_HVA + page * PAGE_SIZE;
+}
+
+/* Refreshes that sleep, and a swap of memslots that does. */
 static int mn_test_nr_waiters(struct kvm_invalidate_gate *gate)
 {
-	guard(spinlock_irq)(&gate->wait.lock);
-	return list_count_nodes(&gate->wait.head);
+	guard(spinlock)(&gate->lock);
+	return list_count_nodes(&gate->waiters) + rcuwait_active(&gate->swap);
 }
 
 /*
@@ -307,6 +330,9 @@ static void mn_test_create_vm(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, kunit_attach_mm(), 0);
 	t->mm = current->mm;
 
+	/* The VM before this one was reaped. */
+	mm_flags_clear(MMF_UNSTABLE, t->mm);
+
 	kvm = kvm_create_vm(0, "kunit");
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, kvm);
 	kvm_uevent_notify_change(KVM_EVENT_CREATE_VM, kvm);
@@ -319,7 +345,6 @@ static void mn_test_create_vm(struct kunit *test)
 						       MN_TEST_GPA(i), 0), 0);
 
 	t->counts = (struct mn_test_counts) {
-		.seq = kvm->invalidate_gate.seq,
 		.mmu_seq = kvm->mmu_invalidate_seq,
 	};
 }
@@ -403,7 +428,8 @@ static void mn_test_expect_counts(struct mn_test *t)
 	struct kvm *kvm = t->kvm;
 
 	KUNIT_EXPECT_EQ(t->test, kvm->invalidate_gate.nr_active, counts->nr_active);
-	KUNIT_EXPECT_EQ(t->test, kvm->invalidate_gate.seq, counts->seq);
+	KUNIT_EXPECT_EQ(t->test, kvm->invalidate_gate.nr_ranges +
+			kvm->invalidate_gate.nr_unknown, counts->nr_active);
 	KUNIT_EXPECT_EQ(t->test, kvm->mmu_invalidate_in_progress, counts->in_progress);
 	KUNIT_EXPECT_EQ(t->test, kvm->mmu_invalidate_seq, counts->mmu_seq);
 
@@ -427,7 +453,7 @@ static bool mn_test_in_slot(unsigned int page, unsigned int nr_pages)
 static void mn_test_range(struct mn_test *t, struct mmu_notifier_range *range,
 			  unsigned int page, unsigned int nr_pages)
 {
-	unsigned long start = MN_TEST_HVA + page * PAGE_SIZE;
+	unsigned long start = mn_test_hva(page);
 
 	mmu_notifier_range_init(range, MMU_NOTIFY_CLEAR, 0, t->mm, start,
 				start + nr_pages * PAGE_SIZE);
@@ -447,38 +473,54 @@ static void mn_test_start(struct mn_test *t, struct mn_test_pair *pair,
 	mn_test_expect_counts(t);
 }
 
-static void mn_test_start_nonblock(struct mn_test *t, struct mn_test_pair *pair,
-				   unsigned int page, unsigned int nr_pages)
+/* As zap_vma_for_reaping(), called by whoever has marked the mm. */
+static int mn_test_start_reaping(struct mmu_notifier_range *range)
 {
 	int ret;
 
-	mn_test_range(t, &pair->range, page, nr_pages);
-	pair->open = true;
+	mm_flags_set(MMF_UNSTABLE, range->mm);
 
 	non_block_start();
-	ret = mmu_notifier_invalidate_range_start_nonblock(&pair->range);
+	ret = mmu_notifier_invalidate_range_start_nonblock(range);
 	non_block_end();
 
-	KUNIT_EXPECT_EQ(t->test, ret, 0);
-	t->counts.fenced = true;
+	return ret;
+}
+
+static void mn_test_start_nonblock(struct mn_test *t, struct mn_test_pair *pair,
+				   unsigned int page, unsigned int nr_pages)
+{
+	mn_test_range(t, &pair->range, page, nr_pages);
+	pair->open = true;
+	pair->in_slot = mn_test_in_slot(page, nr_pages);
+
+	KUNIT_EXPECT_EQ(t->test, mn_test_start_reaping(&pair->range), 0);
+
+	if (MN_TEST_HAS_FENCE) {
+		t->counts.fenced = true;
+	} else {
+		t->counts.nr_active++;
+		t->counts.in_progress += pair->in_slot;
+	}
 	mn_test_expect_counts(t);
 }
 
 static void mn_test_end(struct mn_test *t, struct mn_test_pair *pair)
 {
+	bool blockable = mmu_notifier_range_blockable(&pair->range);
+
 	pair->open = false;
 
-	if (mmu_notifier_range_blockable(&pair->range)) {
-		mmu_notifier_invalidate_range_end(&pair->range);
+	if (!blockable)
+		non_block_start();
+	mmu_notifier_invalidate_range_end(&pair->range);
+	if (!blockable)
+		non_block_end();
 
+	if (blockable || !MN_TEST_HAS_FENCE) {
 		t->counts.nr_active--;
-		t->counts.seq++;
 		t->counts.in_progress -= pair->in_slot;
 		t->counts.mmu_seq += pair->in_slot;
-	} else {
-		non_block_start();
-		mmu_notifier_invalidate_range_end(&pair->range);
-		non_block_end();
 	}
 
 	mn_test_expect_counts(t);
@@ -494,7 +536,7 @@ static bool mn_test_is_fenced(struct mn_test *t)
 	       kvm_test_request(KVM_REQ_VM_DEAD, t->vcpu);
 }
 
-/* As zap_vma_for_reaping(), but don't free anything. */
+/* As __oom_reap_task_mm(), but don't free anything. */
 static int mn_test_reap(struct mn_test *t)
 {
 	struct mmu_notifier_range range;
@@ -504,6 +546,7 @@ static int mn_test_reap(struct mn_test *t)
 	mn_test_range(t, &range, 0, MN_TEST_NR_PAGES);
 
 	mmap_read_lock(t->mm);
+	mm_flags_set(MMF_UNSTABLE, t->mm);
 	non_block_start();
 	ret = mmu_notifier_invalidate_range_start_nonblock(&range);
 	WRITE_ONCE(t->done, true);
@@ -519,6 +562,29 @@ static int mn_test_reap(struct mn_test *t)
 /*
  * The gate, alone.
  */
+static void mn_test_enter(struct mn_test *t, unsigned int page)
+{
+	kvm_invalidate_gate_enter(&t->gate, mn_test_hva(page), mn_test_hva(page + 1));
+}
+
+static void mn_test_leave(struct mn_test *t, unsigned int page)
+{
+	kvm_invalidate_gate_leave(&t->gate, mn_test_hva(page), mn_test_hva(page + 1), false);
+}
+
+static bool mn_test_busy(struct mn_test *t, unsigned int page)
+{
+	guard(spinlock)(&t->gate.lock);
+	return kvm_invalidate_gate_busy(&t->gate, mn_test_hva(page));
+}
+
+static void mn_test_expect_idle(struct mn_test *t)
+{
+	KUNIT_EXPECT_EQ(t->test, t->gate.nr_active, 0);
+	KUNIT_EXPECT_EQ(t->test, t->gate.nr_ranges, 0);
+	KUNIT_EXPECT_EQ(t->test, t->gate.nr_unknown, 0);
+}
+
 static void test_gate_counts(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -526,22 +592,136 @@ static void test_gate_counts(struct kunit *test)
 
 	for (i = 0; i < 3; i++) {
 		KUNIT_EXPECT_EQ(test, t->gate.nr_active, i);
-		kvm_invalidate_gate_enter(&t->gate);
+		mn_test_enter(t, i);
 	}
 
-	/* Two that overlap. */
-	kvm_invalidate_gate_leave(&t->gate);
+	/* In any order. */
+	mn_test_leave(t, 1);
 	KUNIT_EXPECT_EQ(test, t->gate.nr_active, 2);
-	KUNIT_EXPECT_EQ(test, t->gate.seq, 1);
-	kvm_invalidate_gate_enter(&t->gate);
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 0));
+	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, 1));
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 2));
+	mn_test_enter(t, 1);
 	KUNIT_EXPECT_EQ(test, t->gate.nr_active, 3);
-	KUNIT_EXPECT_EQ(test, t->gate.seq, 1);
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 1));
 
-	for (i = 2; i >= 0; i--) {
-		kvm_invalidate_gate_leave(&t->gate);
-		KUNIT_EXPECT_EQ(test, t->gate.nr_active, i);
+	for (i = 0; i < 3; i++) {
+		mn_test_leave(t, i);
+		KUNIT_EXPECT_EQ(test, t->gate.nr_active, 2 - i);
+		KUNIT_EXPECT_FALSE(test, mn_test_busy(t, i));
 	}
-	KUNIT_EXPECT_EQ(test, t->gate.seq, 4);
+	mn_test_expect_idle(t);
+}
+
+/* The range, as seen from a page. */
+struct mn_test_gate_range {
+	const char *name;
+	long start, end;
+	bool busy;
+};
+
+static const struct mn_test_gate_range mn_test_gate_ranges[] = {
+	{ "the page", 0, PAGE_SIZE, true },
+	{ "the page before", -PAGE_SIZE, 0, false },
+	{ "the page after", PAGE_SIZE, 2 * PAGE_SIZE, false },
+	{ "all before and the page", -MN_TEST_HVA, PAGE_SIZE, true },
+	{ "all before", -MN_TEST_HVA, 0, false },
+	{ "the page and all after", 0, -1 - MN_TEST_HVA, true },
+	{ "all after", PAGE_SIZE, -1 - MN_TEST_HVA, false },
+	{ "everything", -MN_TEST_HVA, -1 - MN_TEST_HVA, true },
+	{ "the first byte", 0, 1, true },
+	{ "the last byte", PAGE_SIZE - 1, PAGE_SIZE, true },
+	{ "a byte in the middle", 0x123, 0x124, true },
+	{ "up to the first byte", -0x123, 1, true },
+	{ "from the last byte", PAGE_SIZE - 1, PAGE_SIZE + 0x123, true },
+	{ "the last byte before", -1, 0, false },
+	{ "the first byte after", PAGE_SIZE, PAGE_SIZE + 1, false },
+	{ "empty, the page", 0, 0, false },
+	{ "empty, in the page", 0x123, 0x123, false },
+	{ "empty, everything", -MN_TEST_HVA, -MN_TEST_HVA, false },
+	{ "end before start, the page", PAGE_SIZE, 0, false },
+	{ "end before start, in the page", 0x124, 0x123, false },
+	{ "end before start, no end", 0, -MN_TEST_HVA, false },
+};
+
+KUNIT_ARRAY_PARAM_DESC(mn_test_gate_range, mn_test_gate_ranges, name);
+
+static void test_gate_ranges(struct kunit *test)
+{
+	const struct mn_test_gate_range *range = test->param_value;
+	unsigned long start = MN_TEST_HVA + range->start;
+	unsigned long end = MN_TEST_HVA + range->end;
+	struct mn_test *t = test->priv;
+
+	kvm_invalidate_gate_enter(&t->gate, start, end);
+	KUNIT_EXPECT_EQ(test, t->gate.nr_active, 1);
+	KUNIT_EXPECT_EQ(test, mn_test_busy(t, 0), range->busy);
+
+	/* Among others, and of two equal ones, one ends. */
+	mn_test_enter(t, -1);
+	mn_test_enter(t, 1);
+	kvm_invalidate_gate_enter(&t->gate, start, end);
+	KUNIT_EXPECT_EQ(test, mn_test_busy(t, 0), range->busy);
+	kvm_invalidate_gate_leave(&t->gate, start, end, false);
+	KUNIT_EXPECT_EQ(test, t->gate.nr_active, 3);
+	KUNIT_EXPECT_EQ(test, mn_test_busy(t, 0), range->busy);
+
+	mn_test_leave(t, -1);
+	kvm_invalidate_gate_leave(&t->gate, start, end, false);
+	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, 0));
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 1));
+	mn_test_leave(t, 1);
+	mn_test_expect_idle(t);
+}
+
+/* More ranges than there is room for. */
+static void test_gate_full(struct kunit *test)
+{
+	const int nr = KVM_INVALIDATE_NR_RANGES;
+	struct mn_test *t = test->priv;
+	int i;
+
+	for (i = 0; i < nr; i++)
+		mn_test_enter(t, i);
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, nr - 1));
+	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, nr));
+
+	/* There may be anything in those that aren't known. */
+	mn_test_enter(t, nr);
+	mn_test_enter(t, 0);
+	KUNIT_EXPECT_EQ(test, t->gate.nr_active, nr + 2);
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, nr));
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, nr + 10));
+
+	/* There's room again, but not for those that are in flight. */
+	mn_test_leave(t, 1);
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 1));
+	mn_test_enter(t, 1);
+
+	/* One of two equal ranges that are known, or not. */
+	mn_test_leave(t, 0);
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, nr + 10));
+	mn_test_leave(t, nr);
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 0));
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, nr + 10));
+	mn_test_leave(t, 0);
+	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, 0));
+	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, nr + 10));
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 1));
+
+	for (i = 1; i < nr; i++)
+		mn_test_leave(t, i);
+	mn_test_expect_idle(t);
+
+	/* All the same. */
+	for (i = 0; i < nr + 3; i++)
+		mn_test_enter(t, 0);
+	for (i = 0; i < nr + 3; i++) {
+		KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 0));
+		mn_test_leave(t, 0);
+	}
+	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, 0));
+	mn_test_expect_idle(t);
 }
 
 static int mn_test_gate_lock(struct mn_test *t)
@@ -557,18 +737,45 @@ static int mn_test_gate_lock(struct mn_test *t)
 
 static int mn_test_gate_enter(struct mn_test *t)
 {
-	kvm_invalidate_gate_enter(&t->gate);
+	mn_test_enter(t, 0);
 	return 0;
 }
 
+/* -EAGAIN if it had to sleep. */
 static int mn_test_gate_wait(struct mn_test *t)
 {
 	int ret;
 
 	allow_signal(SIGKILL);
-	ret = kvm_invalidate_gate_wait(&t->gate);
+	ret = kvm_invalidate_gate_wait(&t->gate, READ_ONCE(t->wait_hva));
 	flush_signals(current);
 	return ret;
+}
+
+/* Have another task sleep until nothing is in flight, or nothing that hits @page. */
+static struct mn_test_job *mn_test_run_waiter(struct mn_test *t, mn_test_fn fn, int page)
+{
+	int nr_waiters = mn_test_nr_waiters(&t->gate);
+	struct mn_test_job *job;
+
+	WRITE_ONCE(t->wait_hva, mn_test_hva(page));
+	job = mn_test_run(t, fn);
+	KUNIT_EXPECT_TRUE(t->test,
+			  mn_test_until(mn_test_nr_waiters(&t->gate) == nr_waiters + 1));
+	return job;
+}
+
+/* How often any of the jobs has fallen asleep so far, i.e. was awake. */
+static unsigned long mn_test_nr_sleeps(struct mn_test_job **jobs, int nr_jobs)
+{
+	unsigned long nr_sleeps = 0;
+	int i;
+
+	usleep_range(MN_TEST_SHORT_US, 2 * MN_TEST_SHORT_US);
+	for (i = 0; i < nr_jobs; i++)
+		if (jobs[i])
+			nr_sleeps += READ_ONCE(jobs[i]->task->nvcsw);
+	return nr_sleeps;
 }
 
 /* A leave() too many is reported, and doesn't shut the gate forever. */
@@ -580,67 +787,63 @@ static void test_gate_underflow(struct kunit *test)
 		kunit_skip(test, "needs CONFIG_BUG");
 
 	kunit_warning_suppress(test) {
-		kvm_invalidate_gate_leave(&t->gate);
+		mn_test_leave(t, 0);
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
 	}
-	KUNIT_EXPECT_EQ(test, t->gate.nr_active, 0);
+	mn_test_expect_idle(t);
+	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, 0));
 
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_lock)), 0);
 
 	kunit_warning_suppress(test) {
-		kvm_invalidate_gate_enter(&t->gate);
+		mn_test_enter(t, 0);
 		KUNIT_EXPECT_EQ(test, t->gate.nr_active, 1);
-		kvm_invalidate_gate_leave(&t->gate);
+		mn_test_leave(t, 0);
 		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 0);
 	}
-	KUNIT_EXPECT_EQ(test, t->gate.nr_active, 0);
+	mn_test_expect_idle(t);
 }
 
-static void test_gate_retry(struct kunit *test)
+/* So is one of a range that isn't in flight; the memslots can be swapped. */
+static void test_gate_mismatch(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
-	struct kvm_invalidate_gate *gate = &t->gate;
-	unsigned long before, during, after;
 
-	before = kvm_invalidate_gate_snapshot(gate);
-	KUNIT_EXPECT_FALSE(test, kvm_invalidate_gate_retry(gate, before));
+	if (!IS_ENABLED(CONFIG_BUG))
+		kunit_skip(test, "needs CONFIG_BUG");
 
-	kvm_invalidate_gate_enter(gate);
-	KUNIT_EXPECT_TRUE(test, kvm_invalidate_gate_retry(gate, before));
-	during = kvm_invalidate_gate_snapshot(gate);
-	KUNIT_EXPECT_TRUE(test, kvm_invalidate_gate_retry(gate, during));
+	kunit_warning_suppress(test) {
+		mn_test_enter(t, 0);
+		mn_test_leave(t, 1);
+		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
+	}
+	KUNIT_EXPECT_EQ(test, t->gate.nr_active, 0);
+	KUNIT_EXPECT_EQ(test, t->gate.nr_unknown, 0);
+	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 0));
+	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, 1));
 
-	/* The first of two that overlap ends. */
-	kvm_invalidate_gate_enter(gate);
-	kvm_invalidate_gate_leave(gate);
-	during = kvm_invalidate_gate_snapshot(gate);
-	KUNIT_EXPECT_TRUE(test, kvm_invalidate_gate_retry(gate, during));
-
-	kvm_invalidate_gate_leave(gate);
-	KUNIT_EXPECT_TRUE(test, kvm_invalidate_gate_retry(gate, before));
-	KUNIT_EXPECT_TRUE(test, kvm_invalidate_gate_retry(gate, during));
-	after = kvm_invalidate_gate_snapshot(gate);
-	KUNIT_EXPECT_FALSE(test, kvm_invalidate_gate_retry(gate, after));
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_lock)), 0);
 }
 
 /* Locking the gate waits for all that are in flight, who wait for nobody. */
 static void test_gate_lock_waits(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
+	unsigned long nr_sleeps;
 	struct mn_test_job *job;
 	int i;
 
-	kvm_invalidate_gate_enter(&t->gate);
-	kvm_invalidate_gate_enter(&t->gate);
+	mn_test_enter(t, 0);
+	mn_test_enter(t, 0);
 
-	job = mn_test_run(t, mn_test_gate_lock);
-	KUNIT_EXPECT_TRUE(test, mn_test_until(mn_test_nr_waiters(&t->gate) == 1));
+	job = mn_test_run_waiter(t, mn_test_gate_lock, 0);
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_enter)), 0);
 
+	nr_sleeps = mn_test_nr_sleeps(&job, 1);
 	for (i = 3; i > 0 && !t->stuck; i--) {
-		usleep_range(MN_TEST_SHORT_US, 2 * MN_TEST_SHORT_US);
+		KUNIT_EXPECT_EQ(test, mn_test_nr_sleeps(&job, 1), nr_sleeps);
 		KUNIT_EXPECT_FALSE(test, mn_test_is_done(job));
-		kvm_invalidate_gate_leave(&t->gate);
+		mn_test_leave(t, 0);
 	}
 
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
@@ -667,72 +870,149 @@ static void test_gate_lock_excludes(struct kunit *test)
 	job = mn_test_run_on(t, mn_test_gate_hold, t->cpus[0]);
 	mn_test_wait_for_go(t, job);
 
-	kvm_invalidate_gate_enter(&t->gate);
+	mn_test_enter(t, 0);
 	KUNIT_EXPECT_TRUE(test, READ_ONCE(t->done));
-	kvm_invalidate_gate_leave(&t->gate);
+	mn_test_leave(t, 0);
 
 	mn_test_put_cpus(t);
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
 }
 
-static void test_gate_wakes_all(struct kunit *test)
+/* The end of an invalidation wakes whom it concerns, and nobody else. */
+static void test_gate_wakes(struct kunit *test)
 {
-	static const mn_test_fn fns[] = {
-		mn_test_gate_wait, mn_test_gate_lock, mn_test_gate_wait, mn_test_gate_lock,
-	};
-	struct mn_test_job *jobs[ARRAY_SIZE(fns)];
 	struct mn_test *t = test->priv;
-	int i;
+	struct mn_test_job *jobs[4];
+	unsigned long nr_sleeps;
 
-	kvm_invalidate_gate_enter(&t->gate);
-	kvm_invalidate_gate_enter(&t->gate);
+	mn_test_enter(t, 0);
+	mn_test_enter(t, 0);
+	mn_test_enter(t, 1);
+	mn_test_enter(t, 2);
 
-	for (i = 0; i < ARRAY_SIZE(fns); i++)
-		jobs[i] = mn_test_run(t, fns[i]);
-	KUNIT_EXPECT_TRUE(test, mn_test_until(mn_test_nr_waiters(&t->gate) == ARRAY_SIZE(fns)));
+	jobs[0] = mn_test_run_waiter(t, mn_test_gate_wait, 0);
+	jobs[1] = mn_test_run_waiter(t, mn_test_gate_wait, 0);
+	jobs[2] = mn_test_run_waiter(t, mn_test_gate_wait, 1);
+	jobs[3] = mn_test_run_waiter(t, mn_test_gate_lock, 0);
+	nr_sleeps = mn_test_nr_sleeps(jobs, 4);
 
-	kvm_invalidate_gate_leave(&t->gate);
-	usleep_range(MN_TEST_SHORT_US, 2 * MN_TEST_SHORT_US);
-	KUNIT_EXPECT_EQ(test, mn_test_nr_waiters(&t->gate), ARRAY_SIZE(fns));
+	/* Nobody has been waiting for it, or the page is in another one. */
+	mn_test_leave(t, 2);
+	mn_test_enter(t, 0);
+	mn_test_leave(t, 0);
+	mn_test_leave(t, 0);
+	KUNIT_EXPECT_EQ(test, mn_test_nr_sleeps(jobs, 4), nr_sleeps);
+	KUNIT_EXPECT_EQ(test, mn_test_nr_waiters(&t->gate), 4);
 
-	kvm_invalidate_gate_leave(&t->gate);
-	for (i = 0; i < ARRAY_SIZE(fns); i++)
-		KUNIT_EXPECT_EQ(test, mn_test_wait(t, jobs[i]), 0);
+	/* All who have been waiting for it. */
+	nr_sleeps = mn_test_nr_sleeps(&jobs[2], 2);
+	mn_test_leave(t, 0);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, jobs[0]), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, jobs[1]), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, mn_test_nr_sleeps(&jobs[2], 2), nr_sleeps);
+	KUNIT_EXPECT_EQ(test, mn_test_nr_waiters(&t->gate), 2);
+
+	/* A refresh, and then, after the last one, the swap. */
+	mn_test_enter(t, 2);
+	nr_sleeps = mn_test_nr_sleeps(&jobs[3], 1);
+	mn_test_leave(t, 1);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, jobs[2]), -EAGAIN);
+	KUNIT_EXPECT_EQ(test, mn_test_nr_sleeps(&jobs[3], 1), nr_sleeps);
+	KUNIT_EXPECT_EQ(test, mn_test_nr_waiters(&t->gate), 1);
+
+	mn_test_leave(t, 2);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, jobs[3]), 0);
 	KUNIT_EXPECT_EQ(test, mn_test_nr_waiters(&t->gate), 0);
+	mn_test_expect_idle(t);
 }
 
-static void test_gate_wait_killed(struct kunit *test)
+/* Those who wait for what the gate doesn't know wait for all of that. */
+static void test_gate_wakes_full(struct kunit *test)
+{
+	const int nr = KVM_INVALIDATE_NR_RANGES;
+	struct mn_test *t = test->priv;
+	unsigned long nr_sleeps;
+	struct mn_test_job *job;
+	int i;
+
+	for (i = 0; i < nr + 2; i++)
+		mn_test_enter(t, i);
+	job = mn_test_run_waiter(t, mn_test_gate_wait, nr + 10);
+	nr_sleeps = mn_test_nr_sleeps(&job, 1);
+
+	for (i = 0; i < nr + 1; i++)
+		mn_test_leave(t, i);
+	KUNIT_EXPECT_EQ(test, mn_test_nr_sleeps(&job, 1), nr_sleeps);
+	KUNIT_EXPECT_FALSE(test, mn_test_is_done(job));
+
+	mn_test_leave(t, nr + 1);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), -EAGAIN);
+	mn_test_expect_idle(t);
+}
+
+/* Once the caches are closed, the next end() is enough, of whatever range. */
+static void test_gate_wakes_closed(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
 	struct mn_test_job *job;
 
+	mn_test_enter(t, 0);
+	mn_test_enter(t, 0);
+	mn_test_enter(t, 1);
+	job = mn_test_run_waiter(t, mn_test_gate_wait, 0);
+
+	kvm_invalidate_gate_leave(&t->gate, mn_test_hva(1), mn_test_hva(2), true);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), -EAGAIN);
+
+	mn_test_leave(t, 0);
+	mn_test_leave(t, 0);
+	mn_test_expect_idle(t);
+}
+
+/* Of two who wait for the same, one is killed. */
+static void test_gate_wait_killed(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	struct mn_test_job *jobs[2];
+	unsigned long nr_sleeps;
+
 	/* Nothing to wait for. */
+	mn_test_enter(t, 1);
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_wait)), 0);
 
-	kvm_invalidate_gate_enter(&t->gate);
-	job = mn_test_run(t, mn_test_gate_wait);
-	KUNIT_ASSERT_NOT_NULL(test, job);
-	KUNIT_EXPECT_TRUE(test, mn_test_until(mn_test_nr_waiters(&t->gate) == 1));
+	mn_test_enter(t, 0);
+	jobs[0] = mn_test_run_waiter(t, mn_test_gate_wait, 0);
+	jobs[1] = mn_test_run_waiter(t, mn_test_gate_wait, 0);
+	KUNIT_ASSERT_NOT_NULL(test, jobs[0]);
+	nr_sleeps = mn_test_nr_sleeps(&jobs[1], 1);
 
-	send_sig(SIGKILL, job->task, 1);
-	KUNIT_EXPECT_TRUE(test, mn_test_until(mn_test_is_done(job)));
-	KUNIT_EXPECT_EQ(test, t->gate.nr_active, 1);
+	send_sig(SIGKILL, jobs[0]->task, 1);
+	KUNIT_EXPECT_TRUE(test, mn_test_until(mn_test_is_done(jobs[0])));
+	KUNIT_EXPECT_EQ(test, mn_test_nr_waiters(&t->gate), 1);
+	KUNIT_EXPECT_EQ(test, mn_test_nr_sleeps(&jobs[1], 1), nr_sleeps);
+	KUNIT_EXPECT_EQ(test, t->gate.nr_active, 2);
 
-	kvm_invalidate_gate_leave(&t->gate);
-	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), -EINTR);
+	mn_test_leave(t, 0);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, jobs[0]), -EINTR);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, jobs[1]), -EAGAIN);
 	KUNIT_EXPECT_EQ(test, mn_test_nr_waiters(&t->gate), 0);
+
+	mn_test_leave(t, 1);
+	mn_test_expect_idle(t);
 }
 
 static void test_gate_reset(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
+	int i;
 
 	KUNIT_EXPECT_FALSE(test, kvm_invalidate_gate_reset(&t->gate));
 
-	kvm_invalidate_gate_enter(&t->gate);
-	kvm_invalidate_gate_enter(&t->gate);
+	for (i = 0; i < KVM_INVALIDATE_NR_RANGES + 2; i++)
+		mn_test_enter(t, i);
 	KUNIT_EXPECT_TRUE(test, kvm_invalidate_gate_reset(&t->gate));
-	KUNIT_EXPECT_EQ(test, t->gate.nr_active, 0);
+	mn_test_expect_idle(t);
+	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, 0));
 
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_lock)), 0);
 	KUNIT_EXPECT_FALSE(test, kvm_invalidate_gate_reset(&t->gate));
@@ -791,7 +1071,8 @@ static unsigned int mn_test_seed;
 module_param(mn_test_seed, uint, 0644);
 MODULE_PARM_DESC(mn_test_seed, "Seed of KUnit's random MMU notifier invalidations, 0 for any");
 
-#define MN_TEST_NR_PAIRS	8
+/* Half of them are open, i.e. more than the gate can tell apart. */
+#define MN_TEST_NR_PAIRS	(3 * KVM_INVALIDATE_NR_RANGES)
 #define MN_TEST_NR_STEPS	2000
 
 /* The first half of it without non-blockable ones, then the VM is dead. */
@@ -906,15 +1187,18 @@ static void test_mn_other_fails(struct kunit *test)
 	mn_test_start(t, &a, 20, 1);
 	for (i = 0; i < 2; i++) {
 		mn_test_range(t, &range, 20, 1);
-		non_block_start();
-		ret = mmu_notifier_invalidate_range_start_nonblock(&range);
-		non_block_end();
+		ret = mn_test_start_reaping(&range);
 
 		/* Balanced, i.e. the caller must not call end(). */
 		KUNIT_EXPECT_EQ(test, ret, -EAGAIN);
 		KUNIT_EXPECT_EQ(test, t->nr_starts, i + 2);
 		KUNIT_EXPECT_EQ(test, t->nr_ends, i + 1);
-		t->counts.fenced = true;
+		if (MN_TEST_HAS_FENCE) {
+			t->counts.fenced = true;
+		} else {
+			t->counts.seq++;
+			t->counts.mmu_seq++;
+		}
 		mn_test_expect_counts(t);
 	}
 	mn_test_start(t, &b, MN_TEST_HOLE, 1);
@@ -1120,7 +1404,6 @@ static void test_mn_memslots_race(struct kunit *test)
 	}
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
 
-	t->counts.seq += 2 * i;
 	t->counts.mmu_seq = t->kvm->mmu_invalidate_seq;
 	mn_test_expect_counts(t);
 }
@@ -1225,12 +1508,20 @@ static void test_mn_release(struct kunit *test)
 /*
  * The fence.
  */
+static void mn_test_create_vm_to_fence(struct kunit *test)
+{
+	if (!MN_TEST_HAS_FENCE)
+		kunit_skip(test, "needs CONFIG_KVM_MMU_NOTIFIER_FENCE");
+
+	mn_test_create_busy_vm(test);
+}
+
 static void test_mn_fence(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
 	struct kvm_vcpu *vcpu;
 
-	mn_test_create_busy_vm(test);
+	mn_test_create_vm_to_fence(test);
 	KUNIT_EXPECT_FALSE(test, kvm_test_request(KVM_REQ_VM_DEAD, t->vcpu));
 
 	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
@@ -1256,7 +1547,7 @@ static void test_mn_fence_dead_vm(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
 
-	mn_test_create_busy_vm(test);
+	mn_test_create_vm_to_fence(test);
 	kvm_vm_dead(t->kvm);
 
 	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
@@ -1295,8 +1586,9 @@ static void test_mn_fence_no_preempt(struct kunit *test)
 	int cpu, old_cpu, ret;
 	bool fenced;
 
-	mn_test_create_busy_vm(test);
+	mn_test_create_vm_to_fence(test);
 	mn_test_range(t, &range, 0, MN_TEST_NR_PAGES);
+	mm_flags_set(MMF_UNSTABLE, t->mm);
 
 	preempt_disable();
 	non_block_start();
@@ -1385,7 +1677,7 @@ static void mn_test_fence(struct kunit *test, mn_test_fn fn)
 	struct mn_test_job *job, *reaper = NULL;
 	struct mn_test *t = test->priv;
 
-	mn_test_create_busy_vm(test);
+	mn_test_create_vm_to_fence(test);
 
 	mn_test_take_cpus(t);
 	if (t->cpus[1] < nr_cpu_ids)
@@ -1417,100 +1709,128 @@ static void test_mn_fence_waits_for_reader(struct kunit *test)
 /*
  * The locks that the fence doesn't wait for, in the order in which they nest.
  */
-struct mn_test_lock {
-	const char *name;
-	void (*lock)(struct mn_test *t);
-	void (*unlock)(struct mn_test *t);
+enum mn_test_lock_type {
+	MN_TEST_MUTEX,
+	MN_TEST_SPIN,
+	MN_TEST_SPIN_IRQ,
+	MN_TEST_WRITE,
+	MN_TEST_MMU,
+	MN_TEST_SRCU,
 };
 
-#define MN_TEST_LOCK(name, lock, unlock)					\
-static void mn_test_lock_##name(struct mn_test *t)				\
-{										\
-	lock;									\
-}										\
-										\
-static void mn_test_unlock_##name(struct mn_test *t)				\
-{										\
-	unlock;									\
+static const struct mn_test_lock {
+	const char *name;
+	enum mn_test_lock_type type;
+	void *global;
+	bool in_kvm, in_vcpu;
+	size_t offset;
+} mn_test_locks[] = {
+#define MN_TEST_KVM_LOCK(type, member)						\
+	{ "kvm->" #member, type, .in_kvm = true, .offset = offsetof(struct kvm, member) }
+#define MN_TEST_VCPU_LOCK(type, member)						\
+	{ "vcpu->" #member, type, .in_vcpu = true, .offset = offsetof(struct kvm_vcpu, member) }
+	{ "kvm_lock", MN_TEST_MUTEX, .global = &kvm_lock },
+	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, lock),
+	MN_TEST_VCPU_LOCK(MN_TEST_MUTEX, mutex),
+	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, slots_lock),
+	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, irqfds.resampler_lock),
+	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, irq_lock),
+#ifdef CONFIG_X86
+	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, arch.apic_map_lock),
+#endif
+	MN_TEST_KVM_LOCK(MN_TEST_SRCU, srcu),
+	MN_TEST_KVM_LOCK(MN_TEST_SRCU, irq_srcu),
+	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, slots_arch_lock),
+	{ "gpc->refresh_lock", MN_TEST_MUTEX, .offset = offsetof(struct mn_test, gpc.refresh_lock) },
+	MN_TEST_VCPU_LOCK(MN_TEST_WRITE, pid_lock),
+	MN_TEST_KVM_LOCK(MN_TEST_MMU, mmu_lock),
+#ifdef CONFIG_X86_64
+	MN_TEST_KVM_LOCK(MN_TEST_SPIN, arch.tdp_mmu_pages_lock),
+#endif
+#ifdef CONFIG_X86
+	MN_TEST_KVM_LOCK(MN_TEST_SPIN, arch.mmu_unsync_pages_lock),
+#endif
+	MN_TEST_KVM_LOCK(MN_TEST_SPIN, invalidate_gate.lock),
+	MN_TEST_KVM_LOCK(MN_TEST_SPIN, ring_lock),
+	MN_TEST_KVM_LOCK(MN_TEST_SPIN_IRQ, irqfds.lock),
+};
+
+static void *mn_test_lock_of(struct mn_test *t, const struct mn_test_lock *lock)
+{
+	if (lock->global)
+		return lock->global;
+
+	return (lock->in_kvm ? (void *)t->kvm :
+		lock->in_vcpu ? (void *)t->vcpu : (void *)t) + lock->offset;
 }
 
-MN_TEST_LOCK(kvm_lock, mutex_lock(&kvm_lock), mutex_unlock(&kvm_lock))
-MN_TEST_LOCK(lock, mutex_lock(&t->kvm->lock), mutex_unlock(&t->kvm->lock))
-MN_TEST_LOCK(vcpu_mutex, mutex_lock(&t->vcpu->mutex), mutex_unlock(&t->vcpu->mutex))
-MN_TEST_LOCK(slots_lock, mutex_lock(&t->kvm->slots_lock), mutex_unlock(&t->kvm->slots_lock))
-MN_TEST_LOCK(resampler_lock, mutex_lock(&t->kvm->irqfds.resampler_lock),
-	     mutex_unlock(&t->kvm->irqfds.resampler_lock))
-MN_TEST_LOCK(irq_lock, mutex_lock(&t->kvm->irq_lock), mutex_unlock(&t->kvm->irq_lock))
-MN_TEST_LOCK(srcu, t->srcu_idx = srcu_read_lock(&t->kvm->srcu),
-	     srcu_read_unlock(&t->kvm->srcu, t->srcu_idx))
-MN_TEST_LOCK(irq_srcu, t->irq_srcu_idx = srcu_read_lock(&t->kvm->irq_srcu),
-	     srcu_read_unlock(&t->kvm->irq_srcu, t->irq_srcu_idx))
-MN_TEST_LOCK(slots_arch_lock, mutex_lock(&t->kvm->slots_arch_lock),
-	     mutex_unlock(&t->kvm->slots_arch_lock))
-MN_TEST_LOCK(refresh_lock, mutex_lock(&t->gpc.refresh_lock), mutex_unlock(&t->gpc.refresh_lock))
-MN_TEST_LOCK(pid_lock, write_lock(&t->vcpu->pid_lock), write_unlock(&t->vcpu->pid_lock))
-MN_TEST_LOCK(mmu_lock, write_lock(&t->kvm->mmu_lock), write_unlock(&t->kvm->mmu_lock))
-MN_TEST_LOCK(gate, spin_lock(&t->kvm->invalidate_gate.lock),
-	     spin_unlock(&t->kvm->invalidate_gate.lock))
-MN_TEST_LOCK(ring_lock, spin_lock(&t->kvm->ring_lock), spin_unlock(&t->kvm->ring_lock))
-MN_TEST_LOCK(irqfds_lock, spin_lock_irq(&t->kvm->irqfds.lock),
-	     spin_unlock_irq(&t->kvm->irqfds.lock))
+static int mn_test_acquire(struct mn_test *t, const struct mn_test_lock *lock)
+{
+	void *p = mn_test_lock_of(t, lock);
 
-#ifdef CONFIG_X86
-MN_TEST_LOCK(apic_map_lock, mutex_lock(&t->kvm->arch.apic_map_lock),
-	     mutex_unlock(&t->kvm->arch.apic_map_lock))
-MN_TEST_LOCK(mmu_unsync_pages_lock, spin_lock(&t->kvm->arch.mmu_unsync_pages_lock),
-	     spin_unlock(&t->kvm->arch.mmu_unsync_pages_lock))
-#endif
-#ifdef CONFIG_X86_64
-MN_TEST_LOCK(tdp_mmu_pages_lock, spin_lock(&t->kvm->arch.tdp_mmu_pages_lock),
-	     spin_unlock(&t->kvm->arch.tdp_mmu_pages_lock))
-#endif
+	switch (lock->type) {
+	case MN_TEST_MUTEX:
+		mutex_lock(p);
+		break;
+	case MN_TEST_SPIN:
+		spin_lock((spinlock_t *)p);
+		break;
+	case MN_TEST_SPIN_IRQ:
+		spin_lock_irq((spinlock_t *)p);
+		break;
+	case MN_TEST_WRITE:
+		write_lock((rwlock_t *)p);
+		break;
+	case MN_TEST_MMU:
+		KVM_MMU_LOCK(t->kvm);
+		break;
+	case MN_TEST_SRCU:
+		return srcu_read_lock(p);
+	}
+	return 0;
+}
 
-#define MN_TEST_LOCK_PARAM(name, desc)	{ desc, mn_test_lock_##name, mn_test_unlock_##name }
+static void mn_test_release(struct mn_test *t, const struct mn_test_lock *lock, int idx)
+{
+	void *p = mn_test_lock_of(t, lock);
 
-static const struct mn_test_lock mn_test_locks[] = {
-	MN_TEST_LOCK_PARAM(kvm_lock, "kvm_lock"),
-	MN_TEST_LOCK_PARAM(lock, "kvm->lock"),
-	MN_TEST_LOCK_PARAM(vcpu_mutex, "vcpu->mutex"),
-	MN_TEST_LOCK_PARAM(slots_lock, "kvm->slots_lock"),
-	MN_TEST_LOCK_PARAM(resampler_lock, "kvm->irqfds.resampler_lock"),
-	MN_TEST_LOCK_PARAM(irq_lock, "kvm->irq_lock"),
-#ifdef CONFIG_X86
-	MN_TEST_LOCK_PARAM(apic_map_lock, "kvm->arch.apic_map_lock"),
-#endif
-	MN_TEST_LOCK_PARAM(srcu, "kvm->srcu"),
-	MN_TEST_LOCK_PARAM(irq_srcu, "kvm->irq_srcu"),
-	MN_TEST_LOCK_PARAM(slots_arch_lock, "kvm->slots_arch_lock"),
-	MN_TEST_LOCK_PARAM(refresh_lock, "gpc->refresh_lock"),
-	MN_TEST_LOCK_PARAM(pid_lock, "vcpu->pid_lock"),
-	MN_TEST_LOCK_PARAM(mmu_lock, "kvm->mmu_lock"),
-#ifdef CONFIG_X86_64
-	MN_TEST_LOCK_PARAM(tdp_mmu_pages_lock, "kvm->arch.tdp_mmu_pages_lock"),
-#endif
-#ifdef CONFIG_X86
-	MN_TEST_LOCK_PARAM(mmu_unsync_pages_lock, "kvm->arch.mmu_unsync_pages_lock"),
-#endif
-	MN_TEST_LOCK_PARAM(gate, "kvm->invalidate_gate.lock"),
-	MN_TEST_LOCK_PARAM(ring_lock, "kvm->ring_lock"),
-	MN_TEST_LOCK_PARAM(irqfds_lock, "kvm->irqfds.lock"),
-};
+	switch (lock->type) {
+	case MN_TEST_MUTEX:
+		mutex_unlock(p);
+		break;
+	case MN_TEST_SPIN:
+		spin_unlock((spinlock_t *)p);
+		break;
+	case MN_TEST_SPIN_IRQ:
+		spin_unlock_irq((spinlock_t *)p);
+		break;
+	case MN_TEST_WRITE:
+		write_unlock((rwlock_t *)p);
+		break;
+	case MN_TEST_MMU:
+		KVM_MMU_UNLOCK(t->kvm);
+		break;
+	case MN_TEST_SRCU:
+		srcu_read_unlock(p, idx);
+		break;
+	}
+}
 
 KUNIT_ARRAY_PARAM_DESC(mn_test_lock, mn_test_locks, name);
 
 static int mn_test_hold_locks(struct mn_test *t)
 {
+	int i, idx[ARRAY_SIZE(mn_test_locks)];
 	bool done;
-	int i;
 
 	for (i = 0; i < t->nr_locks; i++)
-		t->locks[i].lock(t);
+		idx[i] = mn_test_acquire(t, &t->locks[i]);
 	WRITE_ONCE(t->go, true);
 
 	done = mn_test_spin_until(READ_ONCE(t->done), MN_TEST_TIMEOUT_US);
 
 	while (i--)
-		t->locks[i].unlock(t);
+		mn_test_release(t, &t->locks[i], idx[i]);
 
 	return done ? 0 : -ETIMEDOUT;
 }
@@ -1557,7 +1877,7 @@ static void test_mn_reapers(struct kunit *test)
 		kunit_skip(test, "needs two CPUs");
 
 	for (i = 0; i < MN_TEST_NR_REAPS && !t->stuck; i++) {
-		mn_test_create_busy_vm(test);
+		mn_test_create_vm_to_fence(test);
 		atomic_set(&t->nr_ready, 0);
 
 		cpu = -1;
@@ -1575,13 +1895,309 @@ static void test_mn_reapers(struct kunit *test)
 	}
 }
 
+/*
+ * What the fence calls on its way.
+ */
+static void mn_test_trace_fence(void *data, struct kvm *kvm, unsigned int nr_caches)
+{
+	struct mn_test *t = data;
+
+	atomic_inc(&t->nr_fences);
+	if (kvm != t->kvm || nr_caches != 1 || !READ_ONCE(kvm->mmu_notifier_fenced))
+		t->wrong_fence = true;
+}
+
+static void mn_test_trace_unmap(void *data, unsigned long start, unsigned long end)
+{
+	struct mn_test *t = data;
+
+	atomic_inc(&t->nr_unmaps);
+}
+
+static void mn_test_untrace(void *data)
+{
+	unregister_trace_kvm_mmu_notifier_fence(mn_test_trace_fence, data);
+	unregister_trace_kvm_unmap_hva_range(mn_test_trace_unmap, data);
+	tracepoint_synchronize_unregister();
+}
+
+/* Tell once, whoever reaps and how often, and don't tell of what isn't done. */
+static void test_mn_fence_trace(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	struct mn_test_pair pair;
+
+	if (!IS_ENABLED(CONFIG_TRACEPOINTS))
+		kunit_skip(test, "needs CONFIG_TRACEPOINTS");
+
+	KUNIT_ASSERT_EQ(test, register_trace_kvm_mmu_notifier_fence(mn_test_trace_fence, t), 0);
+	KUNIT_ASSERT_EQ(test, register_trace_kvm_unmap_hva_range(mn_test_trace_unmap, t), 0);
+	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, mn_test_untrace, t), 0);
+
+	mn_test_fence(test, mn_test_guest);
+	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_fences), 1);
+	KUNIT_EXPECT_FALSE(test, t->wrong_fence);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_unmaps), 0);
+
+	mn_test_start(t, &pair, 20, 1);
+	mn_test_end(t, &pair);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_fences), 1);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_unmaps), 1);
+}
+
+/* Fence off a VM whose vCPU is in the guest, by one reaper alone. */
+static void mn_test_fence_guest(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	struct mn_test_job *job;
+
+	mn_test_take_cpus(t);
+	job = mn_test_run_on(t, mn_test_guest, t->cpus[0]);
+	mn_test_wait_for_go(t, job);
+
+	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
+	mn_test_put_cpus(t);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
+
+	t->counts.fenced = true;
+	mn_test_expect_counts(t);
+}
+
+#ifdef CONFIG_X86
+static struct mn_test *mn_test_reclaim_test;
+
+static void mn_test_reclaimed(struct kvm *kvm)
+{
+	struct mn_test *t = mn_test_reclaim_test;
+
+	atomic_inc(&t->nr_reclaims);
+	if (kvm != t->kvm || READ_ONCE(t->vcpu->mode) != OUTSIDE_GUEST_MODE ||
+	    !kvm_test_request(KVM_REQ_VM_DEAD, t->vcpu) || !READ_ONCE(kvm->gpc_closed) ||
+	    READ_ONCE(kvm->mmu_notifier_fenced))
+		t->wrong_reclaim = true;
+}
+
+static void mn_test_restore_reclaim(void *data)
+{
+	static_call_update(kvm_x86_guest_memory_reclaimed, kvm_x86_ops.guest_memory_reclaimed);
+}
+
+/*
+ * Caches are written back once, after vCPUs were kicked out of the guest and
+ * before anybody may think that the fence is done.
+ */
+static void test_mn_fence_reclaims(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+
+	mn_test_create_vm_to_fence(test);
+	mn_test_reclaim_test = t;
+	static_call_update(kvm_x86_guest_memory_reclaimed, mn_test_reclaimed);
+	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, mn_test_restore_reclaim, NULL), 0);
+
+	mn_test_fence_guest(test);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_reclaims), 1);
+	KUNIT_EXPECT_FALSE(test, t->wrong_reclaim);
+
+	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_reclaims), 1);
+}
+
+#define MN_TEST_FAULT_PAGES	2
+
+/* A page fault on a page of the gpc's VMA, as if the guest had written there. */
+static int mn_test_page_fault(struct mn_test *t, unsigned int page)
+{
+	struct kvm_vcpu *vcpu = t->vcpu;
+	int r;
+
+	mutex_lock(&vcpu->mutex);
+	vcpu_load(vcpu);
+	kvm_vcpu_srcu_read_lock(vcpu);
+
+	r = kvm_mmu_reload(vcpu);
+	if (!r)
+		r = kvm_mmu_page_fault(vcpu, MN_TEST_GPA(3) + page * PAGE_SIZE,
+				       PFERR_USER_MASK | PFERR_WRITE_MASK, NULL, 0);
+
+	kvm_vcpu_srcu_read_unlock(vcpu);
+	vcpu_put(vcpu);
+	mutex_unlock(&vcpu->mutex);
+	return r;
+}
+
+/*
+ * A page fault that is under way when the VM is fenced off looks up what the mm
+ * has, but doesn't map it.  If it does, replacing a stale SPTE is next.
+ */
+static void test_mn_fence_page_fault(struct kunit *test)
+{
+	struct kvm_userspace_memory_region2 mem = {
+		.slot = 3,
+		.guest_phys_addr = MN_TEST_GPA(3),
+		.memory_size = MN_TEST_FAULT_PAGES * PAGE_SIZE,
+	};
+	struct mn_test *t = test->priv;
+	int i;
+
+	mn_test_create_vm_to_fence(test);
+
+	mem.userspace_addr = kunit_vm_mmap(test, NULL, 0, mem.memory_size, PROT_READ | PROT_WRITE,
+					   MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	KUNIT_ASSERT_NE(test, mem.userspace_addr, 0);
+	for (i = 0; i < MN_TEST_FAULT_PAGES; i++)
+		KUNIT_ASSERT_EQ(test, put_user(1, (int __user *)(mem.userspace_addr +
+								 i * PAGE_SIZE)), 0);
+	KUNIT_ASSERT_EQ(test, kvm_vm_ioctl_set_memory_region(t->kvm, &mem), 0);
+
+	KUNIT_EXPECT_EQ(test, mn_test_page_fault(t, 0), 1);
+	KUNIT_EXPECT_EQ(test, t->vcpu->stat.pf_fixed, 1);
+
+	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
+
+	KUNIT_EXPECT_EQ(test, mn_test_page_fault(t, 1), 1);
+	KUNIT_EXPECT_EQ(test, t->vcpu->stat.pf_fixed, 1);
+	KUNIT_EXPECT_EQ(test, atomic64_read(&t->kvm->stat.pages_4k), 1);
+}
+#endif /* CONFIG_X86 */
+
+/* A task like those of the VM: it shares the mm and, unlike kthreads, has FPU state. */
+static int mn_test_run_vcpu(void *data)
+{
+	struct mn_test *t = data;
+	struct kvm_vcpu *vcpu = t->vcpu;
+
+	/* The ioctl() is refused, but may have been under way. */
+	mutex_lock(&vcpu->mutex);
+	vcpu->wants_to_run = true;
+	t->run_ret = kvm_arch_vcpu_ioctl_run(vcpu);
+	vcpu->wants_to_run = false;
+	mutex_unlock(&vcpu->mutex);
+
+	complete(&t->run_done);
+	do_exit(0);
+}
+
+static void test_mn_fence_run(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	int i;
+
+	mn_test_create_vm_to_fence(test);
+	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
+
+	for (i = 0; i < 2; i++) {
+		init_completion(&t->run_done);
+		KUNIT_ASSERT_GT(test, user_mode_thread(mn_test_run_vcpu, t,
+						       CLONE_VM | CLONE_FILES | SIGCHLD), 0);
+		t->stuck = !wait_for_completion_timeout(&t->run_done,
+							usecs_to_jiffies(MN_TEST_TIMEOUT_US));
+		KUNIT_ASSERT_FALSE(test, t->stuck);
+		KUNIT_EXPECT_EQ(test, t->run_ret, -EIO);
+	}
+}
+
+static const struct mn_test_ioctl {
+	const char *name;
+	unsigned int cmd;
+	bool is_vcpu;
+} mn_test_ioctls[] = {
+#define MN_TEST_VM_IOCTL(cmd)	{ #cmd, cmd, false }
+#define MN_TEST_VCPU_IOCTL(cmd)	{ #cmd, cmd, true }
+	MN_TEST_VM_IOCTL(KVM_CHECK_EXTENSION),
+	MN_TEST_VM_IOCTL(KVM_CREATE_VCPU),
+	MN_TEST_VM_IOCTL(KVM_CREATE_IRQCHIP),
+	MN_TEST_VM_IOCTL(KVM_SET_USER_MEMORY_REGION),
+	MN_TEST_VM_IOCTL(KVM_SET_USER_MEMORY_REGION2),
+	MN_TEST_VM_IOCTL(KVM_GET_DIRTY_LOG),
+	MN_TEST_VM_IOCTL(KVM_IRQFD),
+	MN_TEST_VM_IOCTL(KVM_IOEVENTFD),
+	MN_TEST_VM_IOCTL(KVM_SET_GSI_ROUTING),
+	MN_TEST_VM_IOCTL(KVM_SIGNAL_MSI),
+	MN_TEST_VM_IOCTL(KVM_GET_CLOCK),
+	MN_TEST_VM_IOCTL(KVM_XEN_HVM_SET_ATTR),
+	MN_TEST_VM_IOCTL(KVM_CREATE_DEVICE),
+	MN_TEST_VM_IOCTL(KVM_GET_STATS_FD),
+	MN_TEST_VCPU_IOCTL(KVM_RUN),
+	MN_TEST_VCPU_IOCTL(KVM_GET_REGS),
+	MN_TEST_VCPU_IOCTL(KVM_SET_REGS),
+	MN_TEST_VCPU_IOCTL(KVM_GET_SREGS),
+	MN_TEST_VCPU_IOCTL(KVM_GET_MSRS),
+	MN_TEST_VCPU_IOCTL(KVM_GET_MP_STATE),
+	MN_TEST_VCPU_IOCTL(KVM_GET_LAPIC),
+	MN_TEST_VCPU_IOCTL(KVM_INTERRUPT),
+	MN_TEST_VCPU_IOCTL(KVM_NMI),
+	MN_TEST_VCPU_IOCTL(KVM_TRANSLATE),
+	MN_TEST_VCPU_IOCTL(KVM_PRE_FAULT_MEMORY),
+	MN_TEST_VCPU_IOCTL(KVM_GET_NESTED_STATE),
+	MN_TEST_VCPU_IOCTL(KVM_XEN_VCPU_SET_ATTR),
+	MN_TEST_VCPU_IOCTL(KVM_GET_STATS_FD),
+};
+
+KUNIT_ARRAY_PARAM_DESC(mn_test_ioctl, mn_test_ioctls, name);
+
+static long mn_test_do_ioctl(struct mn_test *t, const struct mn_test_ioctl *ioctl,
+			     unsigned long arg)
+{
+	struct file file = { .private_data = t->kvm };
+
+	if (!ioctl->is_vcpu)
+		return kvm_vm_ioctl(&file, ioctl->cmd, arg);
+
+	file.private_data = t->vcpu;
+	return kvm_vcpu_ioctl(&file, ioctl->cmd, arg);
+}
+
+/* Everything is refused, by way of the VM as well as of the vCPU. */
+static void test_mn_fence_ioctl(struct kunit *test)
+{
+	static const struct mn_test_ioctl check = MN_TEST_VM_IOCTL(KVM_CHECK_EXTENSION);
+	const struct mn_test_ioctl *ioctl = test->param_value;
+	struct mn_test *t = test->priv;
+
+	mn_test_create_vm_to_fence(test);
+	KUNIT_EXPECT_EQ(test, mn_test_do_ioctl(t, &check, KVM_CAP_USER_MEMORY), 1);
+
+	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
+	KUNIT_EXPECT_EQ(test, mn_test_do_ioctl(t, ioctl, 0), -EIO);
+}
+
+/* That the range isn't blockable is for an mm that is being reaped only. */
+static void test_mn_not_reaped(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	struct mmu_notifier_range range;
+	int i;
+
+	if (!IS_ENABLED(CONFIG_BUG))
+		kunit_skip(test, "needs CONFIG_BUG");
+
+	mn_test_create_vm(test);
+	mn_test_range(t, &range, 20, 1);
+
+	for (i = 0; i < 2; i++) {
+		kunit_warning_suppress(test) {
+			KUNIT_EXPECT_EQ(test,
+					mmu_notifier_invalidate_range_start_nonblock(&range), 0);
+			mmu_notifier_invalidate_range_end(&range);
+			KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, i ? 0 : 1);
+		}
+		mm_flags_set(MMF_UNSTABLE, t->mm);
+	}
+}
+
 static struct kunit_case mn_test_cases[] = {
 	KUNIT_CASE(test_gate_counts),
+	KUNIT_CASE_PARAM(test_gate_ranges, mn_test_gate_range_gen_params),
+	KUNIT_CASE(test_gate_full),
 	KUNIT_CASE(test_gate_underflow),
-	KUNIT_CASE(test_gate_retry),
+	KUNIT_CASE(test_gate_mismatch),
 	KUNIT_CASE(test_gate_lock_waits),
 	KUNIT_CASE(test_gate_lock_excludes),
-	KUNIT_CASE(test_gate_wakes_all),
+	KUNIT_CASE(test_gate_wakes),
+	KUNIT_CASE(test_gate_wakes_full),
+	KUNIT_CASE(test_gate_wakes_closed),
 	KUNIT_CASE(test_gate_wait_killed),
 	KUNIT_CASE(test_gate_reset),
 	KUNIT_CASE_PARAM(test_mn_pairs, mn_test_where_gen_params),
@@ -1600,6 +2216,14 @@ static struct kunit_case mn_test_cases[] = {
 	KUNIT_CASE_PARAM(test_mn_fence_lock, mn_test_lock_gen_params),
 	KUNIT_CASE(test_mn_fence_all_locks),
 	KUNIT_CASE(test_mn_reapers),
+	KUNIT_CASE(test_mn_fence_trace),
+#ifdef CONFIG_X86
+	KUNIT_CASE(test_mn_fence_reclaims),
+	KUNIT_CASE(test_mn_fence_page_fault),
+#endif
+	KUNIT_CASE(test_mn_fence_run),
+	KUNIT_CASE_PARAM(test_mn_fence_ioctl, mn_test_ioctl_gen_params),
+	KUNIT_CASE(test_mn_not_reaped),
 	{}
 };
 

@@ -31,7 +31,7 @@
 
 enum gpc_test_point {
 	GPC_BEFORE_REFRESH,
-	GPC_BEFORE_LOOKUP,	/* but after the snapshot of the gate */
+	GPC_BEFORE_LOOKUP,	/* but after the look at the gate */
 	GPC_AFTER_LOOKUP,	/* but before the cache can be valid */
 	GPC_AT_UNMAP,		/* of the old page, the cache is valid */
 	GPC_NR_POINTS,
@@ -61,7 +61,7 @@ struct gpc_test {
 	struct task_struct *task;
 	struct work_struct work;
 	gpc_test_fn work_fn;
-	bool go, done;
+	bool go, done, slept;
 	struct hrtimer timer;
 	struct completion timer_done;
 	bool in_hardirq, irqs_disabled;
@@ -199,18 +199,39 @@ static int gpc_test_activate(struct gpc_test *t, int page)
 				    GPC_TEST_OFFSET, GPC_TEST_LEN);
 }
 
-/* The two halves of an invalidation of the given page. */
+/* The two halves of an invalidation, the first one also of the given page. */
+static void gpc_test_start_range(struct gpc_test *t, unsigned long start,
+				 unsigned long end)
+{
+	kvm_invalidate_gate_enter(&t->kvm->invalidate_gate, start, end);
+	gfn_to_pfn_cache_invalidate_start(t->kvm, start, end);
+}
+
 static void gpc_test_start(struct gpc_test *t, int page)
 {
 	unsigned long hva = GPC_TEST_HVA + page * PAGE_SIZE;
 
-	kvm_invalidate_gate_enter(&t->kvm->invalidate_gate);
-	gfn_to_pfn_cache_invalidate_start(t->kvm, hva, hva + PAGE_SIZE);
+	gpc_test_start_range(t, hva, hva + PAGE_SIZE);
 }
 
-static void gpc_test_end(struct gpc_test *t)
+static void gpc_test_end_range(struct gpc_test *t, unsigned long start,
+			       unsigned long end)
 {
-	kvm_invalidate_gate_leave(&t->kvm->invalidate_gate);
+	kvm_invalidate_gate_leave(&t->kvm->invalidate_gate, start, end,
+				  READ_ONCE(t->kvm->gpc_closed));
+}
+
+static void gpc_test_end(struct gpc_test *t, int page)
+{
+	unsigned long hva = GPC_TEST_HVA + page * PAGE_SIZE;
+
+	gpc_test_end_range(t, hva, hva + PAGE_SIZE);
+}
+
+static bool gpc_test_sleeps(struct gpc_test *t)
+{
+	guard(spinlock)(&t->kvm->invalidate_gate.lock);
+	return !list_empty(&t->kvm->invalidate_gate.waiters);
 }
 
 static void gpc_test_replace_page(struct gpc_test *t)
@@ -227,27 +248,27 @@ static void gpc_test_replace_page(struct gpc_test *t)
 static void gpc_test_invalidate(struct gpc_test *t)
 {
 	gpc_test_start(t, 0);
-	gpc_test_end(t);
+	gpc_test_end(t, 0);
 }
 
 static void gpc_test_invalidate_other(struct gpc_test *t)
 {
 	gpc_test_start(t, 1);
-	gpc_test_end(t);
+	gpc_test_end(t, 1);
 }
 
 static void gpc_test_move(struct gpc_test *t)
 {
 	gpc_test_start(t, 0);
 	gpc_test_replace_page(t);
-	gpc_test_end(t);
+	gpc_test_end(t, 0);
 }
 
 static void gpc_test_unmap_page(struct gpc_test *t)
 {
 	gpc_test_start(t, 0);
 	t->fail_lookup = true;
-	gpc_test_end(t);
+	gpc_test_end(t, 0);
 }
 
 static void gpc_test_close(struct gpc_test *t)
@@ -269,38 +290,117 @@ static void gpc_test_start_move_twice(struct gpc_test *t)
 	gpc_test_start_move(t);
 }
 
+/* Around the page, but not of the page. */
+static void gpc_test_start_others(struct gpc_test *t)
+{
+	gpc_test_start(t, -1);
+	gpc_test_start(t, 1);
+	queue_work(system_dfl_wq, &t->work);
+}
+
+/* One more than the gate can tell apart, of other pages. */
+static void gpc_test_start_many(struct gpc_test *t)
+{
+	int i;
+
+	for (i = 1; i <= KVM_INVALIDATE_NR_RANGES + 1; i++)
+		gpc_test_start(t, i);
+	queue_work(system_dfl_wq, &t->work);
+}
+
 /*
  * What can be done while the refresh sleeps.
  */
-static void gpc_test_end_twice(struct gpc_test *t)
+
+/* Wait until the refresh is done, if something else than an end() does it. */
+static bool gpc_test_wait_until_done(struct gpc_test *t)
 {
-	int nr_lookups = atomic_read(&t->nr_lookups);
+	bool done;
 
-	gpc_test_end(t);
-
-	/* Enough for a refresh that ought to sleep, but doesn't. */
-	msleep(20);
-	KUNIT_EXPECT_EQ(t->test, atomic_read(&t->nr_lookups), nr_lookups);
-
-	gpc_test_end(t);
+	return !read_poll_timeout(READ_ONCE, done, done, USEC_PER_MSEC,
+				  GPC_TEST_TIMEOUT_US, false, t->done);
 }
 
+/* Has the refresh been woken, or is it awake, while @fn is called, or thereafter? */
+static bool gpc_test_wakes(struct gpc_test *t, gpc_test_fn fn)
+{
+	int nr_lookups = atomic_read(&t->nr_lookups);
+	unsigned long nr_switches;
+
+	/* Give it the time to fall asleep, and then to show that it doesn't. */
+	msleep(20);
+	nr_switches = READ_ONCE(t->task->nvcsw);
+	fn(t);
+	msleep(20);
+
+	return READ_ONCE(t->task->nvcsw) != nr_switches || READ_ONCE(t->done) ||
+	       atomic_read(&t->nr_lookups) != nr_lookups;
+}
+
+static void gpc_test_end_once(struct gpc_test *t)
+{
+	gpc_test_end(t, 0);
+}
+
+static void gpc_test_end_twice(struct gpc_test *t)
+{
+	KUNIT_EXPECT_FALSE(t->test, gpc_test_wakes(t, gpc_test_end_once));
+	gpc_test_end_once(t);
+}
+
+/* Invalidations of other pages, before, after and at the same time. */
+static void gpc_test_others_and_end(struct gpc_test *t)
+{
+	KUNIT_EXPECT_FALSE(t->test, gpc_test_wakes(t, gpc_test_invalidate_other));
+
+	gpc_test_start(t, 1);
+	gpc_test_end_once(t);
+	KUNIT_EXPECT_TRUE(t->test, gpc_test_wait_until_done(t));
+	gpc_test_end(t, 1);
+}
+
+static void gpc_test_end_others(struct gpc_test *t)
+{
+	gpc_test_end(t, -1);
+	gpc_test_end(t, 1);
+}
+
+/* Those that the gate knows end first. */
+static void gpc_test_end_known(struct gpc_test *t)
+{
+	int i;
+
+	for (i = 1; i <= KVM_INVALIDATE_NR_RANGES; i++)
+		gpc_test_end(t, i);
+}
+
+static void gpc_test_end_many(struct gpc_test *t)
+{
+	if (t->slept)
+		KUNIT_EXPECT_FALSE(t->test, gpc_test_wakes(t, gpc_test_end_known));
+	else
+		gpc_test_end_known(t);
+	gpc_test_end(t, KVM_INVALIDATE_NR_RANGES + 1);
+}
+
+/* Of two that are in flight, the end of the first one is enough. */
 static void gpc_test_close_and_end(struct gpc_test *t)
 {
-	gpc_test_close(t);
-	gpc_test_end(t);
+	/* Whoever closes the caches doesn't wake anybody. */
+	KUNIT_EXPECT_FALSE(t->test, gpc_test_wakes(t, gpc_test_close));
+
+	gpc_test_end_once(t);
+	KUNIT_EXPECT_TRUE(t->test, gpc_test_wait_until_done(t));
+	gpc_test_end_once(t);
 }
 
 static void gpc_test_kill_and_end(struct gpc_test *t)
 {
-	bool done;
-
 	send_sig(SIGKILL, t->task, 1);
 
 	/* A refresh that can't be killed succeeds, instead of hanging. */
-	read_poll_timeout(READ_ONCE, done, done, USEC_PER_MSEC,
-			  GPC_TEST_TIMEOUT_US, false, t->done);
-	gpc_test_end(t);
+	gpc_test_wait_until_done(t);
+	gpc_test_end_once(t);
 }
 
 static void gpc_test_work(struct work_struct *work)
@@ -308,14 +408,15 @@ static void gpc_test_work(struct work_struct *work)
 	struct gpc_test *t = container_of(work, struct gpc_test, work);
 	bool sleeps;
 
-	/* A refresh that spins waits for the end of the invalidation, too. */
-	read_poll_timeout(waitqueue_active, sleeps, sleeps, USEC_PER_MSEC,
-			  GPC_TEST_TIMEOUT_US, false,
-			  &t->kvm->invalidate_gate.wait);
+	/* One that spins, if it should sleep, waits for the end, too. */
+	poll_timeout_us(sleeps = gpc_test_sleeps(t), sleeps || READ_ONCE(t->done),
+			USEC_PER_MSEC, GPC_TEST_TIMEOUT_US, false);
 
-	KUNIT_EXPECT_TRUE(t->test, sleeps);
-	KUNIT_EXPECT_NULL(t->test, gpc_test_khva(&t->gpc));
-	gpc_test_expect_balanced(t);
+	t->slept = sleeps;
+	if (sleeps) {
+		KUNIT_EXPECT_NULL(t->test, gpc_test_khva(&t->gpc));
+		gpc_test_expect_balanced(t);
+	}
 
 	t->work_fn(t);
 }
@@ -615,6 +716,75 @@ static void test_gpc_closed(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 1);
 }
 
+/* A cache can't be initialized twice, it may be on the list. */
+static void test_gpc_init_once(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	struct gfn_to_pfn_cache *gpc;
+	int nr_linked = 0;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	KUNIT_ASSERT_EQ(test, kvm_gpc_activate(&t->gpc2, GPC_TEST_GPA, GPC_TEST_LEN), 0);
+
+	kunit_warning_suppress(test) {
+		kvm_gpc_init(&t->gpc2, t->kvm);
+		KUNIT_ASSERT_SUPPRESSED_WARNING_COUNT(test, 1);
+	}
+
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc2), page_address(t->pages[0]));
+	kvm_gpc_deactivate(&t->gpc2);
+	KUNIT_EXPECT_EQ(test, kvm_gpc_activate(&t->gpc2, GPC_TEST_GPA, GPC_TEST_LEN), 0);
+
+	kvm_for_each_gpc(gpc, t->kvm) {
+		if (++nr_linked > 2)
+			break;
+	}
+	KUNIT_EXPECT_EQ(test, nr_linked, 2);
+
+	gpc_test_invalidate(t);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc2));
+}
+
+/* Relative to the first byte of the cache's page. */
+struct gpc_test_range {
+	const char *name;
+	long start, end;
+	bool hit;
+};
+
+static const struct gpc_test_range gpc_test_ranges[] = {
+	{ "below", -(long)PAGE_SIZE, 0, false },
+	{ "below, from the middle", -(long)PAGE_SIZE / 2, 0, false },
+	{ "first byte", 0, 1, true },
+	{ "up to the first byte", -1, 1, true },
+	{ "below the cache's offset", 0, GPC_TEST_OFFSET, true },
+	{ "above the cache's offset", GPC_TEST_OFFSET + 1, PAGE_SIZE, true },
+	{ "last byte", PAGE_SIZE - 1, PAGE_SIZE, true },
+	{ "from the last byte", PAGE_SIZE - 1, PAGE_SIZE + 1, true },
+	{ "page", 0, PAGE_SIZE, true },
+	{ "more than the page", -(long)PAGE_SIZE, 2 * PAGE_SIZE, true },
+	{ "everything", -(long)GPC_TEST_HVA, -1 - (long)GPC_TEST_HVA, true },
+	{ "above", PAGE_SIZE, 2 * PAGE_SIZE, false },
+	{ "above, to the middle", PAGE_SIZE, PAGE_SIZE + PAGE_SIZE / 2, false },
+};
+
+KUNIT_ARRAY_PARAM_DESC(gpc_test_range, gpc_test_ranges, name);
+
+/* mm's ranges are not always made of whole pages, but the cache's page is. */
+static void test_gpc_unaligned(struct kunit *test)
+{
+	const struct gpc_test_range *range = test->param_value;
+	struct gpc_test *t = test->priv;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+
+	gpc_test_start_range(t, GPC_TEST_HVA + range->start, GPC_TEST_HVA + range->end);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc),
+			    range->hit ? NULL : gpc_test_addr(t, 0));
+	gpc_test_end_range(t, GPC_TEST_HVA + range->start, GPC_TEST_HVA + range->end);
+}
+
 enum gpc_test_from {
 	GPC_NEW,		/* The mmu_notifier doesn't know the cache yet. */
 	GPC_INVALIDATED,	/* Its mapping is reused if the page is the same. */
@@ -669,17 +839,22 @@ static int gpc_test_refresh(struct kunit *test, gpc_test_fn race, gpc_test_fn wo
 	WRITE_ONCE(t->done, true);
 	flush_work(&t->work);
 
+	/* Nothing stays in flight. */
+	KUNIT_EXPECT_EQ(test, t->kvm->invalidate_gate.nr_active, 0);
+	KUNIT_EXPECT_EQ(test, t->kvm->invalidate_gate.nr_ranges, 0);
+	KUNIT_EXPECT_EQ(test, t->kvm->invalidate_gate.nr_unknown, 0);
+	KUNIT_EXPECT_FALSE(test, gpc_test_sleeps(t));
+
 	return ret;
 }
 
-static void gpc_test_expect_refreshed(struct kunit *test, int ret)
+static void gpc_test_expect_refreshed(struct kunit *test, int ret, int nr_outdated)
 {
-	const struct gpc_test_window *w = test->param_value;
 	struct gpc_test *t = test->priv;
 
 	KUNIT_EXPECT_EQ(test, ret, 0);
 	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
-	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), w->nr_outdated + 1);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), nr_outdated + 1);
 
 	/* From now on it's the new address that matters. */
 	gpc_test_invalidate_other(t);
@@ -702,17 +877,25 @@ static void gpc_test_expect_closed(struct kunit *test, int ret)
 
 static void test_gpc_race_invalidate(struct kunit *test)
 {
-	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_invalidate, NULL));
+	const struct gpc_test_window *w = test->param_value;
+
+	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_invalidate, NULL),
+				  w->nr_outdated);
 }
 
+/* What is invalidated is none of the refresh's business, there's but one lookup. */
 static void test_gpc_race_invalidate_other(struct kunit *test)
 {
-	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_invalidate_other, NULL));
+	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_invalidate_other,
+							 NULL), 0);
 }
 
 static void test_gpc_race_move(struct kunit *test)
 {
-	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_move, NULL));
+	const struct gpc_test_window *w = test->param_value;
+
+	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_move, NULL),
+				  w->nr_outdated);
 }
 
 static void test_gpc_race_unmap(struct kunit *test)
@@ -729,22 +912,80 @@ static void test_gpc_race_close(struct kunit *test)
 	gpc_test_expect_closed(test, gpc_test_refresh(test, gpc_test_close, NULL));
 }
 
+/* Invalidations that don't end before the refresh sleeps. */
+static void gpc_test_expect_slept(struct kunit *test, gpc_test_fn race, gpc_test_fn work_fn)
+{
+	const struct gpc_test_window *w = test->param_value;
+	struct gpc_test *t = test->priv;
+
+	gpc_test_expect_refreshed(test, gpc_test_refresh(test, race, work_fn),
+				  w->nr_outdated);
+	KUNIT_EXPECT_TRUE(test, t->slept);
+}
+
 static void test_gpc_sleep(struct kunit *test)
 {
-	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_start_move,
-							 gpc_test_end));
+	gpc_test_expect_slept(test, gpc_test_start_move, gpc_test_end_once);
 }
 
 static void test_gpc_sleep_twice(struct kunit *test)
 {
-	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_start_move_twice,
-							 gpc_test_end_twice));
+	gpc_test_expect_slept(test, gpc_test_start_move_twice, gpc_test_end_twice);
+}
+
+static void test_gpc_sleep_others(struct kunit *test)
+{
+	gpc_test_expect_slept(test, gpc_test_start_move, gpc_test_others_and_end);
+}
+
+/*
+ * Those that the gate can't tell apart from one of the page.  They don't hit the
+ * cache, i.e. what was looked up before them isn't outdated.
+ */
+static void test_gpc_sleep_many(struct kunit *test)
+{
+	const struct gpc_test_window *w = test->param_value;
+	struct gpc_test *t = test->priv;
+
+	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_start_many,
+							 gpc_test_end_many), 0);
+	KUNIT_EXPECT_EQ(test, t->slept, w->point == GPC_BEFORE_REFRESH);
+}
+
+/* Nothing to wait for, however long it takes. */
+static void test_gpc_others_in_flight(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+
+	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_start_others,
+							 gpc_test_end_others), 0);
+	KUNIT_EXPECT_FALSE(test, t->slept);
 }
 
 static void test_gpc_sleep_close(struct kunit *test)
 {
-	gpc_test_expect_closed(test, gpc_test_refresh(test, gpc_test_start_move,
+	struct gpc_test *t = test->priv;
+
+	gpc_test_expect_closed(test, gpc_test_refresh(test, gpc_test_start_move_twice,
 						      gpc_test_close_and_end));
+	KUNIT_EXPECT_TRUE(test, t->slept);
+}
+
+/* Closed before the refresh, i.e. it has nothing to wait for. */
+static void test_gpc_closed_in_flight(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	gpc_test_close(t);
+	t->work_fn = gpc_test_end_once;
+	gpc_test_start_move(t);
+
+	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), -EFAULT);
+	WRITE_ONCE(t->done, true);
+	flush_work(&t->work);
+	KUNIT_EXPECT_FALSE(test, t->slept);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 1);
 }
 
 static void test_gpc_sleep_killed(struct kunit *test)
@@ -758,6 +999,7 @@ static void test_gpc_sleep_killed(struct kunit *test)
 	flush_signals(current);
 	disallow_signal(SIGKILL);
 
+	KUNIT_EXPECT_TRUE(test, t->slept);
 	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), w->nr_outdated);
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_mapped), 0);
@@ -765,6 +1007,51 @@ static void test_gpc_sleep_killed(struct kunit *test)
 	/* Nothing is lost. */
 	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), 0);
 	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+}
+
+/* Somebody else's refresh of the cache takes long. */
+static void gpc_test_hold_refresh_lock(struct work_struct *work)
+{
+	struct gpc_test *t = container_of(work, struct gpc_test, work);
+
+	mutex_lock(&t->gpc.refresh_lock);
+	WRITE_ONCE(t->go, true);
+
+	/* If it isn't waiting for the lock by then, it won't begin to. */
+	msleep(20);
+	send_sig(SIGKILL, t->task, 1);
+	t->slept = gpc_test_wait_until_done(t);
+	mutex_unlock(&t->gpc.refresh_lock);
+}
+
+static void test_gpc_lock_killed(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	bool go;
+	int i, ret;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	INIT_WORK(&t->work, gpc_test_hold_refresh_lock);
+	allow_signal(SIGKILL);
+
+	for (i = 0; i < 2; i++) {
+		t->go = false;
+		t->done = false;
+		queue_work(system_dfl_wq, &t->work);
+		read_poll_timeout(READ_ONCE, go, go, USEC_PER_MSEC,
+				  GPC_TEST_TIMEOUT_US, false, t->go);
+
+		ret = i ? gpc_test_activate(t, 1) : kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN);
+		WRITE_ONCE(t->done, true);
+		flush_work(&t->work);
+		flush_signals(current);
+
+		KUNIT_EXPECT_EQ(test, ret, -EINTR);
+		KUNIT_EXPECT_TRUE(test, t->slept);
+		KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+	}
+
+	disallow_signal(SIGKILL);
 }
 
 /* An invalidation between the refresh and the use of the cache. */
@@ -795,13 +1082,13 @@ static void gpc_test_other_cpu_work(struct work_struct *work)
 }
 
 /*
- * Hold the cache's lock until @fn, on another CPU, is done or for @usecs.  Does
- * @fn wait for the lock?
+ * Hold the cache's lock until @fn, on another CPU, is done or waits for the lock.
+ * Does it wait?
  */
-static bool gpc_test_waits(struct gpc_test *t, gpc_test_fn fn, unsigned int usecs)
+static bool gpc_test_waits(struct gpc_test *t, gpc_test_fn fn)
 {
-	bool done;
-	int cpu;
+	bool waits;
+	int cpu, ret;
 
 	migrate_disable();
 	cpu = cpumask_any_but(cpu_online_mask, smp_processor_id());
@@ -818,36 +1105,39 @@ static bool gpc_test_waits(struct gpc_test *t, gpc_test_fn fn, unsigned int usec
 
 	raw_spin_lock_irq(&t->gpc.lock);
 	WRITE_ONCE(t->go, true);
-	read_poll_timeout_atomic(READ_ONCE, done, done, 1, usecs, false, t->done);
+	ret = poll_timeout_us_atomic(waits = raw_spin_is_contended(&t->gpc.lock),
+				     waits || READ_ONCE(t->done), 1,
+				     GPC_TEST_TIMEOUT_US, false);
 	raw_spin_unlock_irq(&t->gpc.lock);
 
 	flush_work(&t->work);
 	migrate_enable();
-	return !done;
+
+	/* Neither, i.e. it hasn't begun. */
+	KUNIT_EXPECT_EQ(t->test, ret, 0);
+	return waits;
 }
 
 static void test_gpc_locks(struct kunit *test)
 {
 	struct gpc_test *t = test->priv;
-	unsigned int usecs = 20 * USEC_PER_MSEC;
 
 	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
 
 	/* A cache for another address is left alone, it can be busy. */
-	KUNIT_EXPECT_FALSE(test, gpc_test_waits(t, gpc_test_invalidate_other,
-						GPC_TEST_TIMEOUT_US));
+	KUNIT_EXPECT_FALSE(test, gpc_test_waits(t, gpc_test_invalidate_other));
 	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
 
 	/* Wait for those that found the cache valid. */
-	KUNIT_EXPECT_TRUE(test, gpc_test_waits(t, gpc_test_invalidate, usecs));
+	KUNIT_EXPECT_TRUE(test, gpc_test_waits(t, gpc_test_invalidate));
 	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
 
 	/*
 	 * A cache that isn't valid makes no difference: the first invalidation
 	 * can be waiting as well, and a refresh can be about to make it valid.
 	 */
-	KUNIT_EXPECT_TRUE(test, gpc_test_waits(t, gpc_test_invalidate, usecs));
-	KUNIT_EXPECT_TRUE(test, gpc_test_waits(t, gpc_test_close, usecs));
+	KUNIT_EXPECT_TRUE(test, gpc_test_waits(t, gpc_test_invalidate));
+	KUNIT_EXPECT_TRUE(test, gpc_test_waits(t, gpc_test_close));
 }
 
 static void test_gpc_irqs(struct kunit *test)
@@ -885,6 +1175,51 @@ static void test_gpc_irqs(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, gpc_test_tryget(&t->gpc, GPC_TEST_LEN));
 	KUNIT_EXPECT_FALSE(test, gpc_test_tryget_nospin(&t->gpc, GPC_TEST_LEN));
 	KUNIT_EXPECT_FALSE(test, irqs_disabled());
+}
+
+/*
+ * Two caches that are not put in reverse order: the second one is held with
+ * interrupts enabled, and leaves them disabled.
+ */
+static void test_gpc_put_order(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	bool got, held = false, enabled = false, disabled = false;
+	int nr_warnings = 0;
+
+	if (!IS_ENABLED(CONFIG_PROVE_LOCKING) || !debug_locks)
+		kunit_skip(test, "needs lockdep");
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	KUNIT_ASSERT_EQ(test, kvm_gpc_activate(&t->gpc2, GPC_TEST_GPA, GPC_TEST_LEN), 0);
+
+	kunit_warning_suppress(test) {
+		/*
+		 * It's for kvm_gpc_put() to complain.  If lockdep knew of these
+		 * locks, it would do so, too: one of them is still held when
+		 * interrupts are enabled, and other tests take it in hardirqs.
+		 */
+		lockdep_off();
+		got = kvm_gpc_tryget(&t->gpc, GPC_TEST_LEN);
+		held = got && kvm_gpc_tryget_nospin(&t->gpc2, GPC_TEST_LEN);
+
+		if (got)
+			kvm_gpc_put(&t->gpc);
+		enabled = !irqs_disabled();
+
+		if (held)
+			kvm_gpc_put(&t->gpc2);
+		lockdep_on();
+
+		disabled = irqs_disabled();
+		local_irq_enable();
+		nr_warnings = KUNIT_SUPPRESSED_WARNING_COUNT();
+	}
+
+	KUNIT_EXPECT_TRUE(test, held);
+	KUNIT_EXPECT_TRUE(test, enabled);
+	KUNIT_EXPECT_TRUE(test, disabled);
+	KUNIT_EXPECT_EQ(test, nr_warnings, 1);
 }
 
 /* This would be a deadlock if it waited for the lock. */
@@ -1010,7 +1345,7 @@ static void test_gpc_readers(struct kunit *test)
 		gpc_test_replace_page(t);
 		WRITE_ONCE(*(u32 *)gpc_test_addr(t, 0), 0);
 		usleep_range(10, 100);
-		gpc_test_end(t);
+		gpc_test_end(t, 0);
 		usleep_range(10, 100);
 	}
 
@@ -1030,6 +1365,8 @@ static struct kunit_case gpc_test_cases[] = {
 	KUNIT_CASE(test_gpc_failures),
 	KUNIT_CASE(test_gpc_deactivate),
 	KUNIT_CASE(test_gpc_closed),
+	KUNIT_CASE(test_gpc_init_once),
+	KUNIT_CASE_PARAM(test_gpc_unaligned, gpc_test_range_gen_params),
 	KUNIT_CASE_PARAM(test_gpc_race_invalidate, gpc_test_window_gen_params),
 	KUNIT_CASE_PARAM(test_gpc_race_invalidate_other, gpc_test_window_gen_params),
 	KUNIT_CASE_PARAM(test_gpc_race_move, gpc_test_window_gen_params),
@@ -1037,11 +1374,17 @@ static struct kunit_case gpc_test_cases[] = {
 	KUNIT_CASE_PARAM(test_gpc_race_close, gpc_test_window_gen_params),
 	KUNIT_CASE_PARAM(test_gpc_sleep, gpc_test_window_gen_params),
 	KUNIT_CASE_PARAM(test_gpc_sleep_twice, gpc_test_window_gen_params),
+	KUNIT_CASE_PARAM(test_gpc_sleep_others, gpc_test_window_gen_params),
+	KUNIT_CASE_PARAM(test_gpc_sleep_many, gpc_test_window_gen_params),
+	KUNIT_CASE_PARAM(test_gpc_others_in_flight, gpc_test_window_gen_params),
 	KUNIT_CASE_PARAM(test_gpc_sleep_close, gpc_test_window_gen_params),
+	KUNIT_CASE(test_gpc_closed_in_flight),
 	KUNIT_CASE_PARAM(test_gpc_sleep_killed, gpc_test_window_gen_params),
+	KUNIT_CASE(test_gpc_lock_killed),
 	KUNIT_CASE(test_gpc_get_again),
 	KUNIT_CASE(test_gpc_locks),
 	KUNIT_CASE(test_gpc_irqs),
+	KUNIT_CASE(test_gpc_put_order),
 	KUNIT_CASE(test_gpc_nospin),
 	KUNIT_CASE(test_gpc_raw_spinlock),
 	KUNIT_CASE(test_gpc_hardirq),

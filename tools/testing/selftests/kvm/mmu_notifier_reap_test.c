@@ -10,17 +10,15 @@
  * every time, trace the VM's process with PTRACE_O_TRACEEXIT, which holds each
  * of its threads at the start of do_exit(), i.e. killed, but with the mm and
  * KVM's file descriptors intact.
+ *
+ * In addition, try to reap VMs that nobody holds, many times in a row.  The option
+ * "-n rounds", which isn't one of the harness's, says how many times.
  */
 #include <dirent.h>
 #include <limits.h>
 #include <pthread.h>
-#include <signal.h>
-#include <time.h>
 
-#include <sys/prctl.h>
 #include <sys/ptrace.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include "test_util.h"
 #include "kvm_util.h"
@@ -28,6 +26,7 @@
 #include "ucall_common.h"
 #include "kernel_splats.h"
 #include "kvm_test_harness.h"
+#include "vm_process.h"
 
 #include "cgroup_util.h"
 
@@ -43,6 +42,7 @@
  * contain KVM's own worker(s), e.g. for recovery of NX huge pages.
  */
 #define MAX_THREADS		(MAX_VCPUS + 4)
+#define VCPU_THREAD_NAME	"reap-vcpu"
 
 #define TEST_MEM_GPA		0x40000000ul
 #define TEST_MEM_GVA		TEST_MEM_GPA
@@ -59,6 +59,9 @@
 #define WAIT_TIMEOUT_SEC	60
 #define TEST_TIMEOUT_SEC	300
 
+/* For as many rounds as anybody may want, each of which is bounded, too. */
+#define ROUNDS_TIMEOUT_SEC	(24 * 3600)
+
 /* Shared by the test and by the process that owns the VM. */
 struct reap_control {
 	/* Number of vCPUs that have run, and now wait for @go. */
@@ -67,10 +70,19 @@ struct reap_control {
 
 	/* Number of times each vCPU has written all of its memory. */
 	u32 nr_passes[MAX_VCPUS];
+
+	/* If vCPUs stay in the guest: all of them have written some memory. */
+	bool in_guest;
+
+	/* The process that closes the VM last, is ready to, and has done so. */
+	bool closer_is_ready;
+	bool closed;
 };
 
 static struct reap_control *control;
 static u64 guest_page_size;
+static bool guest_stays_in_guest;
+static int nr_rounds = 20;
 
 #ifdef __x86_64__
 static void guest_enable_pvclock(gva_t gva, gpa_t gpa)
@@ -104,7 +116,8 @@ static void guest_code(gva_t mem, u64 nr_pages, gva_t pvclock_gva,
 		for (i = 0; i < nr_pages; i++)
 			WRITE_ONCE(*(u64 *)(mem + i * guest_page_size), pass);
 
-		GUEST_SYNC(pass);
+		if (!guest_stays_in_guest)
+			GUEST_SYNC(pass);
 	}
 }
 
@@ -130,6 +143,7 @@ static void *vcpu_thread(void *arg)
 	struct kvm_vcpu *vcpu = arg;
 	u64 pass;
 
+	prctl(PR_SET_NAME, VCPU_THREAD_NAME);
 	run_until_sync(vcpu);
 
 	__atomic_fetch_add(&control->nr_ready, 1, __ATOMIC_SEQ_CST);
@@ -169,23 +183,60 @@ static void prefault_memory(struct kvm_vcpu *vcpu, u64 size)
 		;
 }
 
+/*
+ * Body of another process that has the VM's file descriptor.  Close it as soon as
+ * @owner, the process that created the VM, begins to free its mm, so that KVM's
+ * mmu_notifier is released by both at once, by exit_mmap() and by the destruction
+ * of the VM.
+ *
+ * The score is zero if the process has no mm anymore.  To ask for it doesn't take
+ * a reference to the mm, which would put off the end of the mm.
+ */
+static void close_vm_last(struct kvm_vm *vm, pid_t owner)
+{
+	int fd, vm_fd = dup(vm->fd);
+	char path[64], score;
+
+	kvm_vm_release(vm);
+
+	snprintf(path, sizeof(path), "/proc/%d/oom_score", owner);
+	fd = open(path, O_RDONLY);
+	TEST_ASSERT(fd >= 0, "Failed to open %s", path);
+
+	WRITE_ONCE(control->closer_is_ready, true);
+	while (pread(fd, &score, 1, 0) == 1 && score != '0')
+		;
+
+	kvm_close(vm_fd);
+	WRITE_ONCE(control->closed, true);
+	_exit(KSFT_PASS);
+}
+
 /* Body of the child process, which runs the VM until it is killed. */
-static void run_vm(int nr_vcpus, bool pvclock, bool prefault, u64 mem_size)
+static void run_vm(int nr_vcpus, bool pvclock, bool prefault, u64 mem_size,
+		   bool stay_in_guest, bool close_last)
 {
 	struct kvm_vcpu *vcpus[MAX_VCPUS];
 	pthread_t threads[MAX_VCPUS];
+	pid_t owner = getpid();
 	gva_t pvclock_gva = 0;
 	gpa_t pvclock_gpa = 0;
 	struct kvm_vm *vm;
 	u64 nr_pages;
+	u64 *mem;
 	int i;
 
 	nr_pages = vm_calc_num_guest_pages(VM_MODE_DEFAULT, mem_size);
 	vm = __vm_create_with_vcpus(VM_SHAPE_DEFAULT, nr_vcpus, nr_pages,
 				    guest_code, vcpus);
 
+	if (close_last && !fork())
+		close_vm_last(vm, owner);
+
 	guest_page_size = vm->page_size;
 	sync_global_to_guest(vm, guest_page_size);
+	guest_stays_in_guest = stay_in_guest;
+	sync_global_to_guest(vm, guest_stays_in_guest);
 
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, TEST_MEM_GPA,
 				    TEST_MEM_SLOT, nr_pages, 0);
@@ -211,25 +262,26 @@ static void run_vm(int nr_vcpus, bool pvclock, bool prefault, u64 mem_size)
 	for (i = 0; i < nr_vcpus; i++)
 		kvm_pthread_create(&threads[i], NULL, vcpu_thread, vcpus[i]);
 
+	if (stay_in_guest) {
+		/* What was there before isn't the number of a pass. */
+		for (i = 0; i < nr_vcpus; i++) {
+			mem = addr_gpa2hva(vm, TEST_MEM_GPA + i * nr_pages * vm->page_size);
+			while (READ_ONCE(*mem) - 1 >= UINT_MAX)
+				usleep(100);
+		}
+
+		/* KVM_RUN has what it needs, and doesn't come back. */
+		if (close_last) {
+			while (!READ_ONCE(control->closer_is_ready))
+				usleep(100);
+			kvm_vm_release(vm);
+		}
+		WRITE_ONCE(control->in_guest, true);
+	}
+
 	for (;;)
 		pause();
 }
-
-/*
- * Poll for @cond, which isn't signalled in any other way.  Evaluates to whether
- * or not the condition became true in time.
- */
-#define wait_for(cond)							\
-({									\
-	struct timespec start;						\
-	bool ok;							\
-									\
-	clock_gettime(CLOCK_MONOTONIC, &start);				\
-	while (!(ok = (cond)) &&					\
-	       timespec_elapsed(start).tv_sec < WAIT_TIMEOUT_SEC)	\
-		usleep(1000);						\
-	ok;								\
-})
 
 struct reap_thread {
 	pid_t tid;
@@ -241,21 +293,18 @@ struct reap_vm {
 	pid_t pid;
 	int pidfd;
 	int kmsg_fd;
+	bool stay_in_guest;
+	bool close_last;
 	int nr_vcpus;
 	int nr_threads;
 	struct reap_thread threads[MAX_THREADS];
 };
 
-static int mrelease(struct reap_vm *rv)
-{
-	return syscall(__NR_process_mrelease, rv->pidfd, 0);
-}
-
-/* The anonymous memory mapped by @pid, in bytes, or -1 if it has no mm. */
-static long get_anon_rss(pid_t pid)
+/* A number from the status of @pid, or -1 if there's none. */
+static long get_status(pid_t pid, const char *format)
 {
 	char path[64], line[256];
-	long kib = -1;
+	long number = -1;
 	FILE *f;
 
 	snprintf(path, sizeof(path), "/proc/%d/status", pid);
@@ -264,20 +313,25 @@ static long get_anon_rss(pid_t pid)
 		return -1;
 
 	while (fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "RssAnon: %ld kB", &kib) == 1)
+		if (sscanf(line, format, &number) == 1)
 			break;
 	}
 	fclose(f);
 
+	return number;
+}
+
+/* The anonymous memory mapped by @pid, in bytes, or -1 if it has no mm. */
+static long get_anon_rss(pid_t pid)
+{
+	long kib = get_status(pid, "RssAnon: %ld kB");
+
 	return kib < 0 ? -1 : kib << 10;
 }
 
-static bool vm_process_has_exited(struct reap_vm *rv)
+static int count_threads(pid_t pid)
 {
-	siginfo_t info = {};
-
-	return waitid(P_PID, rv->pid, &info, WEXITED | WNOHANG | WNOWAIT) ||
-	       info.si_pid;
+	return get_status(pid, "Threads: %ld");
 }
 
 static bool vcpus_are_ready(struct reap_vm *rv)
@@ -345,18 +399,13 @@ static void reap_vm_init(struct reap_vm *rv, int nr_vcpus)
 static void start_vm(struct __test_metadata *_metadata, struct reap_vm *rv,
 		     bool pvclock, u64 mem_size, const char *cgroup)
 {
-	pid_t parent = getpid();
-
-	rv->pid = fork();
+	rv->pid = fork_vm_process();
 	if (!rv->pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() != parent)
-			_exit(KSFT_FAIL);
-
 		TEST_ASSERT(!cgroup || !cg_enter_current(cgroup),
 			    "Failed to enter cgroup %s", cgroup);
 		/* The limit of a cgroup is for the guest to exceed, not the host. */
-		run_vm(rv->nr_vcpus, pvclock, !cgroup, mem_size);
+		run_vm(rv->nr_vcpus, pvclock, !cgroup, mem_size,
+		       rv->stay_in_guest, rv->close_last);
 		_exit(KSFT_FAIL);
 	}
 	ASSERT_GT(rv->pid, 0);
@@ -364,12 +413,13 @@ static void start_vm(struct __test_metadata *_metadata, struct reap_vm *rv,
 	rv->pidfd = syscall(__NR_pidfd_open, rv->pid, 0);
 	ASSERT_GE(rv->pidfd, 0);
 
-	wait_for(vcpus_are_ready(rv) || vm_process_has_exited(rv));
+	wait_for(vcpus_are_ready(rv) || process_has_exited(rv->pid));
 	ASSERT_TRUE(vcpus_are_ready(rv));
 }
 
-/* Arrange for all threads of the VM's process to be held when they exit. */
-static int trace_vm(struct __test_metadata *_metadata, struct reap_vm *rv)
+/* Arrange for the threads of the VM's process to be held when they exit. */
+static int trace_vm(struct __test_metadata *_metadata, struct reap_vm *rv,
+		    bool leader_only)
 {
 	struct dirent *entry;
 	char path[64];
@@ -383,7 +433,7 @@ static int trace_vm(struct __test_metadata *_metadata, struct reap_vm *rv)
 
 	while (!r && (entry = readdir(dir))) {
 		tid = atoi(entry->d_name);
-		if (!tid)
+		if (!tid || (leader_only && tid != rv->pid))
 			continue;
 
 		ASSERT_LT(rv->nr_threads, MAX_THREADS);
@@ -398,7 +448,7 @@ static int trace_vm(struct __test_metadata *_metadata, struct reap_vm *rv)
 	closedir(dir);
 
 	if (!r)
-		ASSERT_GT(rv->nr_threads, rv->nr_vcpus);
+		ASSERT_GT(rv->nr_threads, leader_only ? 0 : rv->nr_vcpus);
 	return r;
 }
 
@@ -503,19 +553,18 @@ static void test_mrelease(struct __test_metadata *_metadata, struct reap_vm *rv,
 {
 	int r;
 
-	/* There's no process yet, i.e. the only thing that's wrong is the fd. */
-	if (!mrelease(rv) || errno != EBADF)
+	if (!has_mrelease())
 		SKIP(return, "process_mrelease() is not supported");
 
 	start_vm(_metadata, rv, pvclock, mem_size, NULL);
 
-	r = trace_vm(_metadata, rv);
+	r = trace_vm(_metadata, rv, false);
 	if (r)
 		SKIP(return, "Can't trace a child process: %s", strerror(-r));
 
 	/* Get all of the memory mapped into the guest, and in use. */
 	WRITE_ONCE(control->go, true);
-	wait_for(vcpus_have_written_all_memory(rv) || vm_process_has_exited(rv));
+	wait_for(vcpus_have_written_all_memory(rv) || process_has_exited(rv->pid));
 	ASSERT_TRUE(vcpus_have_written_all_memory(rv));
 	ASSERT_GE(get_anon_rss(rv->pid), (long)mem_size);
 
@@ -525,7 +574,7 @@ static void test_mrelease(struct __test_metadata *_metadata, struct reap_vm *rv,
 	if (wait_for_exit)
 		ASSERT_TRUE(wait_for(all_threads_are_held(rv)));
 
-	EXPECT_EQ(mrelease(rv), 0) {
+	EXPECT_EQ(mrelease(rv->pidfd), 0) {
 		TH_LOG("process_mrelease() failed: %s", strerror(errno));
 	}
 
@@ -549,6 +598,76 @@ TEST_F_TIMEOUT(mrelease, running, TEST_TIMEOUT_SEC)
 	test_mrelease(_metadata, &self->rv, variant->pvclock, variant->mem_size, false);
 }
 
+FIXTURE(rounds) {
+	struct reap_vm rv;
+};
+
+FIXTURE_VARIANT(rounds) {
+	int nr_vcpus;
+	bool close_last;
+};
+
+FIXTURE_VARIANT_ADD(rounds, in_guest) {
+	.nr_vcpus = 3,
+};
+
+FIXTURE_VARIANT_ADD(rounds, close_last) {
+	.nr_vcpus = 1,
+	.close_last = true,
+};
+
+FIXTURE_SETUP(rounds) { }
+
+FIXTURE_TEARDOWN(rounds)
+{
+	if (self->rv.nr_vcpus)
+		reap_vm_cleanup(&self->rv);
+}
+
+/*
+ * Kill a VM whose vCPUs are in the guest, and reap it right away, or a bit later,
+ * without holding it.  It exits at the same time, i.e. the reaper may be late.
+ */
+TEST_F_TIMEOUT(rounds, kill_and_reap, ROUNDS_TIMEOUT_SEC)
+{
+	struct reap_vm *rv = &self->rv;
+	int round, status, nr_reaped = 0;
+
+	if (!has_mrelease())
+		SKIP(return, "process_mrelease() is not supported");
+
+	for (round = 0; round < nr_rounds && !_metadata->exit_code; round++) {
+		reap_vm_init(rv, variant->nr_vcpus);
+		rv->stay_in_guest = true;
+		rv->close_last = variant->close_last;
+		start_vm(_metadata, rv, false, DEFAULT_MEM_SIZE, NULL);
+
+		WRITE_ONCE(control->go, true);
+		ASSERT_TRUE(wait_for(READ_ONCE(control->in_guest)));
+
+		rv->kmsg_fd = open_kmsg();
+		ASSERT_EQ(kill(rv->pid, SIGKILL), 0);
+		if (round % 2)
+			usleep(round * 50 % 1000);
+
+		if (!mrelease(rv->pidfd))
+			nr_reaped++;
+		else
+			EXPECT_EQ(errno, ESRCH);
+
+		status = finish_vm(rv);
+		EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+		EXPECT_TRUE(!rv->close_last || wait_for(READ_ONCE(control->closed)));
+		EXPECT_EQ(count_kernel_splats(rv->kmsg_fd), 0);
+
+		reap_vm_cleanup(rv);
+		rv->nr_vcpus = 0;
+	}
+
+	ksft_print_msg("%d rounds, %d of which were reaped\n", round, nr_reaped);
+	EXPECT_GT(nr_reaped, 0);
+}
+
 FIXTURE(memcg_oom) {
 	struct reap_vm rv;
 	char *cgroup;
@@ -557,6 +676,7 @@ FIXTURE(memcg_oom) {
 FIXTURE_VARIANT(memcg_oom) {
 	int nr_vcpus;
 	bool pvclock;
+	bool vcpus_exit;
 };
 
 FIXTURE_VARIANT_ADD(memcg_oom, vcpus_1) {
@@ -568,6 +688,12 @@ FIXTURE_VARIANT_ADD(memcg_oom, vcpus_4) {
 #ifdef __x86_64__
 	.pvclock = true,
 #endif
+};
+
+/* Hold one thread, all vCPUs are left on their own, before the reaper arrives. */
+FIXTURE_VARIANT_ADD(memcg_oom, vcpus_4_exit) {
+	.nr_vcpus = 4,
+	.vcpus_exit = true,
 };
 
 FIXTURE_SETUP(memcg_oom)
@@ -589,14 +715,17 @@ FIXTURE_TEARDOWN(memcg_oom)
 /*
  * Reap by way of the OOM reaper.  Let the guest's writes exceed the limit of
  * the VM's cgroup, and hold the process when it's killed so that the OOM reaper
- * has to step in.  Nobody else can free the memory while all threads are held.
+ * has to step in.  Nobody else can free the memory while a thread is held.
+ *
+ * The host doesn't use the memory, i.e. it's the page fault of a guest, in KVM_RUN,
+ * that runs out of memory, and kills the VM.
  */
 TEST_F_TIMEOUT(memcg_oom, oom_reaper, TEST_TIMEOUT_SEC)
 {
 	struct reap_vm *rv = &self->rv;
 	char root[PATH_MAX], buf[16];
+	int r, oom_fd;
 	long usage;
-	int r;
 
 	if (read_text("/proc/sys/vm/panic_on_oom", buf, sizeof(buf)) > 0 &&
 	    atoi(buf) == 2)
@@ -623,7 +752,7 @@ TEST_F_TIMEOUT(memcg_oom, oom_reaper, TEST_TIMEOUT_SEC)
 
 	start_vm(_metadata, rv, variant->pvclock, DEFAULT_MEM_SIZE, self->cgroup);
 
-	r = trace_vm(_metadata, rv);
+	r = trace_vm(_metadata, rv, variant->vcpus_exit);
 	if (r)
 		SKIP(return, "Can't trace a child process: %s", strerror(-r));
 
@@ -633,11 +762,18 @@ TEST_F_TIMEOUT(memcg_oom, oom_reaper, TEST_TIMEOUT_SEC)
 	ASSERT_EQ(cg_write_numeric(self->cgroup, "memory.max",
 				   usage + DEFAULT_MEM_SIZE / 2), 0);
 
+	oom_fd = open_kmsg();
 	rv->kmsg_fd = open_kmsg();
 	WRITE_ONCE(control->go, true);
 
 	ASSERT_TRUE(wait_for(all_threads_are_held(rv)));
 	EXPECT_GT(cg_read_key_long(self->cgroup, "memory.events", "oom_kill "), 0);
+	EXPECT_TRUE(kernel_said(oom_fd, VCPU_THREAD_NAME " invoked oom-killer"));
+	if (oom_fd >= 0)
+		close(oom_fd);
+
+	if (variant->vcpus_exit)
+		EXPECT_TRUE(wait_for(count_threads(rv->pid) == 1));
 
 	EXPECT_TRUE(wait_for(!get_anon_rss(rv->pid)));
 
@@ -646,11 +782,23 @@ TEST_F_TIMEOUT(memcg_oom, oom_reaper, TEST_TIMEOUT_SEC)
 
 int main(int argc, char *argv[])
 {
+	int i, nr_args = 1;
+
+	for (i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "-n") && i + 1 < argc)
+			nr_rounds = atoi_positive("Number of rounds", argv[++i]);
+		else if (!strncmp(argv[i], "-n", 2))
+			nr_rounds = atoi_positive("Number of rounds", argv[i] + 2);
+		else
+			argv[nr_args++] = argv[i];
+	}
+	argv[nr_args] = NULL;
+
 	/* Check here what the VM's process can't skip, e.g. if there's no KVM. */
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_USER_MEMORY2));
 #ifdef __x86_64__
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_KVM_CLOCKSOURCE2));
 #endif
 
-	return test_harness_run(argc, argv);
+	return test_harness_run(nr_args, argv);
 }

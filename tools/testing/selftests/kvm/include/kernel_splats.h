@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -30,23 +31,22 @@ static inline int open_kmsg(void)
 	return fd;
 }
 
-/* Print the complaints since the last call, and return how many there are. */
-static inline int count_kernel_splats(int kmsg_fd)
+/* The kernel's next message, in @buf, or NULL if there is none. */
+static inline char *read_kernel_message(int kmsg_fd, char *buf, size_t size)
 {
-	char buf[8192], *msg;
-	int nr_splats = 0;
 	unsigned int prio;
+	char *msg;
 	ssize_t r;
 
 	if (kmsg_fd < 0)
-		return 0;
+		return NULL;
 
 	for (;;) {
-		r = read(kmsg_fd, buf, sizeof(buf) - 1);
+		r = read(kmsg_fd, buf, size - 1);
 		if (r < 0 && (errno == EPIPE || errno == EINTR))
 			continue;
 		if (r <= 0)
-			return nr_splats;
+			return NULL;
 
 		buf[r] = '\0';
 
@@ -55,14 +55,40 @@ static inline int count_kernel_splats(int kmsg_fd)
 		if (!msg || sscanf(buf, "%u,", &prio) != 1 || prio >> 3)
 			continue;
 
+		/* Drop the dictionary that follows the message proper. */
+		msg[strcspn(msg, "\n")] = '\0';
+		return msg + 1;
+	}
+}
+
+/* Print the complaints since the last call, and return how many there are. */
+static inline int count_kernel_splats(int kmsg_fd)
+{
+	char buf[8192], *msg;
+	int nr_splats = 0;
+
+	while ((msg = read_kernel_message(kmsg_fd, buf, sizeof(buf)))) {
 		if (!strstr(msg, "BUG:") && !strstr(msg, "WARNING:"))
 			continue;
 
-		/* Drop the dictionary that follows the message proper. */
-		msg[strcspn(msg, "\n")] = '\0';
-		ksft_print_msg("kernel: %s\n", msg + 1);
+		ksft_print_msg("kernel: %s\n", msg);
 		nr_splats++;
 	}
+
+	return nr_splats;
+}
+
+/* Does a message since the last call contain @text?  Trivially so without a log. */
+static inline bool kernel_said(int kmsg_fd, const char *text)
+{
+	char buf[8192], *msg;
+
+	while ((msg = read_kernel_message(kmsg_fd, buf, sizeof(buf)))) {
+		if (strstr(msg, text))
+			return true;
+	}
+
+	return kmsg_fd < 0;
 }
 
 #endif /* SELFTEST_KVM_KERNEL_SPLATS_H */

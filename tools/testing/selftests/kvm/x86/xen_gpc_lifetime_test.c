@@ -15,18 +15,13 @@
  * allocated, and so KVM's writes, which would otherwise corrupt random memory,
  * are harmless and show up in the test's own mapping of the memfd.
  */
-#include <signal.h>
-#include <time.h>
-
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include "test_util.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "kvm_test_harness.h"
+#include "vm_process.h"
 
 #define XEN_REGION_GPA		0xc0000000ULL
 #define XEN_REGION_SLOT		10
@@ -239,33 +234,9 @@ static void run_vm_process(struct vm_control *control, int *eventfds, bool use_h
 	}
 }
 
-/*
- * Poll for @cond, which isn't signalled in any other way.  Evaluates to whether
- * or not the condition became true in time.
- */
-#define wait_for(cond)							\
-({									\
-	struct timespec start;						\
-	bool ok;							\
-									\
-	clock_gettime(CLOCK_MONOTONIC, &start);				\
-	while (!(ok = (cond)) &&					\
-	       timespec_elapsed(start).tv_sec < WAIT_TIMEOUT_SEC)	\
-		usleep(1000);						\
-	ok;								\
-})
-
 static void sleep_ms(unsigned int ms)
 {
 	usleep(ms * 1000);
-}
-
-static bool vm_process_has_exited(pid_t pid)
-{
-	siginfo_t info = {};
-
-	return waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) ||
-	       info.si_pid;
 }
 
 static bool evtchn_is_pending(u8 *mem, u32 port)
@@ -393,20 +364,17 @@ static void create_vm(struct __test_metadata *_metadata, struct dying_vm *dv,
 		      bool use_hva)
 {
 	struct vm_control *control = dv->control;
-	pid_t parent = getpid();
 
 	memset(control, 0, sizeof(*control));
 
-	dv->pid = fork();
+	dv->pid = fork_vm_process();
 	if (!dv->pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		if (getppid() == parent)
-			run_vm_process(control, dv->eventfds, use_hva);
+		run_vm_process(control, dv->eventfds, use_hva);
 		_exit(KSFT_FAIL);
 	}
 	ASSERT_GT(dv->pid, 0);
 
-	wait_for(READ_ONCE(control->ready) || vm_process_has_exited(dv->pid));
+	wait_for(READ_ONCE(control->ready) || process_has_exited(dv->pid));
 	ASSERT_TRUE(__atomic_load_n(&control->ready, __ATOMIC_ACQUIRE));
 
 	dv->pidfd = syscall(__NR_pidfd_open, dv->pid, 0);

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test KVM_PRE_FAULT_MEMORY on a vCPU whose VM dies at the same time.
+ *
+ * Any task can mark a VM dead, e.g. a vCPU that gets an SMI but has no memory to
+ * save its state to, or whoever reaps the memory of the VM's process.  An ioctl
+ * of another vCPU that is under way must fail, and KVM must not take that for a
+ * bug of its own, which is visible in the kernel log only.  Note, KVM warns at
+ * most once per boot.
+ */
+#include <pthread.h>
+
+#include <linux/sizes.h>
+
+#include "test_util.h"
+#include "kvm_util.h"
+#include "kernel_splats.h"
+
+#define MEM_GPA			SZ_1M
+#define MEM_SIZE		SZ_8M
+#define MEM_SLOT		10
+
+#define NR_ROUNDS		10
+
+struct pre_fault {
+	struct kvm_vcpu *vcpu;
+	bool started;
+	bool interrupted;
+};
+
+static void *pre_fault_until_dead(void *arg)
+{
+	struct pre_fault *pf = arg;
+	struct kvm_pre_fault_memory range;
+	int r;
+
+	do {
+		pf->interrupted = false;
+		range = (struct kvm_pre_fault_memory) {
+			.gpa = MEM_GPA,
+			.size = MEM_SIZE,
+		};
+
+		/* The kernel reports success if there was some progress. */
+		for (;;) {
+			r = __vcpu_ioctl(pf->vcpu, KVM_PRE_FAULT_MEMORY, &range);
+			if (r || !range.size)
+				break;
+			pf->interrupted = true;
+		}
+		WRITE_ONCE(pf->started, true);
+	} while (!r || errno == EINTR || errno == EAGAIN);
+
+	TEST_ASSERT(errno == EIO, "Expected EIO, got '%s'", strerror(errno));
+	return NULL;
+}
+
+/* Returns whether the VM died while memory was being pre-faulted. */
+static bool kill_vm_during_pre_fault(void)
+{
+	struct kvm_vm *vm = vm_create_barebones();
+	struct kvm_vcpu *vcpu = __vm_vcpu_add(vm, 0);
+	struct pre_fault pf = { .vcpu = __vm_vcpu_add(vm, 1) };
+	pthread_t thread;
+	int r;
+
+	/* There's no memory where SMRAM is out of reset. */
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, MEM_GPA, MEM_SLOT,
+				    MEM_SIZE / vm->page_size, 0);
+
+	kvm_pthread_create(&thread, NULL, pre_fault_until_dead, &pf);
+	while (!READ_ONCE(pf.started))
+		usleep(1000);
+
+	vcpu_ioctl(vcpu, KVM_SMI, NULL);
+	r = __vcpu_run(vcpu);
+	TEST_ASSERT(r == -1 && errno == EIO, "Expected EIO from KVM_RUN, got %d (%s)",
+		    r, strerror(errno));
+
+	kvm_pthread_join(thread, NULL);
+	kvm_vm_free(vm);
+
+	return pf.interrupted;
+}
+
+int main(void)
+{
+	int kmsg_fd, i, nr_interrupted = 0;
+
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_PRE_FAULT_MEMORY));
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_X86_SMM));
+
+	kmsg_fd = open_kmsg();
+
+	for (i = 0; i < NR_ROUNDS; i++)
+		nr_interrupted += kill_vm_during_pre_fault();
+
+	ksft_print_msg("%d of %d VMs died while memory was pre-faulted\n",
+		       nr_interrupted, NR_ROUNDS);
+	TEST_ASSERT(nr_interrupted, "Nothing was tested");
+
+	TEST_ASSERT(!count_kernel_splats(kmsg_fd), "KVM took a dead VM for a bug");
+	return 0;
+}
