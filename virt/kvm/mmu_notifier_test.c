@@ -611,6 +611,19 @@ static void test_gate_counts(struct kunit *test)
 		KUNIT_EXPECT_FALSE(test, mn_test_busy(t, i));
 	}
 	mn_test_expect_idle(t);
+
+	/* The same start, or the same end, but another range. */
+	for (i = 0; i < 2; i++) {
+		kvm_invalidate_gate_enter(&t->gate, mn_test_hva(0), mn_test_hva(2));
+		mn_test_enter(t, 0);
+		mn_test_enter(t, 1);
+		kvm_invalidate_gate_leave(&t->gate, mn_test_hva(0), mn_test_hva(2), false);
+		mn_test_leave(t, i);
+		KUNIT_EXPECT_FALSE(test, mn_test_busy(t, i));
+		KUNIT_EXPECT_TRUE(test, mn_test_busy(t, !i));
+		mn_test_leave(t, !i);
+		mn_test_expect_idle(t);
+	}
 }
 
 /* The range, as seen from a page. */
@@ -1193,12 +1206,10 @@ static void test_mn_other_fails(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, ret, -EAGAIN);
 		KUNIT_EXPECT_EQ(test, t->nr_starts, i + 2);
 		KUNIT_EXPECT_EQ(test, t->nr_ends, i + 1);
-		if (MN_TEST_HAS_FENCE) {
+		if (MN_TEST_HAS_FENCE)
 			t->counts.fenced = true;
-		} else {
-			t->counts.seq++;
+		else
 			t->counts.mmu_seq++;
-		}
 		mn_test_expect_counts(t);
 	}
 	mn_test_start(t, &b, MN_TEST_HOLE, 1);
@@ -1741,7 +1752,8 @@ static const struct mn_test_lock {
 	MN_TEST_KVM_LOCK(MN_TEST_SRCU, srcu),
 	MN_TEST_KVM_LOCK(MN_TEST_SRCU, irq_srcu),
 	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, slots_arch_lock),
-	{ "gpc->refresh_lock", MN_TEST_MUTEX, .offset = offsetof(struct mn_test, gpc.refresh_lock) },
+	{ "gpc->refresh_lock", MN_TEST_MUTEX,
+	  .offset = offsetof(struct mn_test, gpc.refresh_lock) },
 	MN_TEST_VCPU_LOCK(MN_TEST_WRITE, pid_lock),
 	MN_TEST_KVM_LOCK(MN_TEST_MMU, mmu_lock),
 #ifdef CONFIG_X86_64

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test that KVM doesn't burn CPU time when it has to refresh a gfn_to_pfn_cache
- * while memory is being invalidated.
+ * while the page is being invalidated.
  *
- * A cache can't become valid while an invalidation of the mm, no matter of which
- * address, is in flight, i.e. between the mmu_notifier's start() and end().  An
- * invalidation can be preempted.  If it's preempted by a realtime task that needs
- * a cache, then waiting for the invalidation by retrying never ends, as the
- * invalidation doesn't get to run until the one who waits for it sleeps.
+ * A cache can't become valid while an invalidation of its page is in flight, i.e.
+ * between the mmu_notifier's start() and end().  An invalidation can be preempted.
+ * If it's preempted by a realtime task that needs the cache, then waiting for the
+ * invalidation by retrying never ends, as the invalidation doesn't get to run
+ * until the one who waits for it sleeps.
  *
  * Make that happen with two SCHED_FIFO threads on a single CPU.  The one with the
- * lower priority drops a mapping that is large enough to take a while.  The other
- * one wakes up in the middle of that, and uses a cache that is invalid, but whose
- * page is mapped, so that nothing but the invalidation is in its way.
+ * lower priority drops a mapping that is large enough to take a while, and has the
+ * cache's page at its end.  The other one wakes up in the middle of that, and uses
+ * the cache, which is invalid, but whose page is still mapped, so that nothing but
+ * the invalidation is in its way.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -24,12 +25,14 @@
 #include "processor.h"
 #include "kvm_test_harness.h"
 
+/* Xen's pages are the last ones of the memslot, in one mapping with the others. */
 #define XEN_REGION_GPA		0xc0000000ULL
 #define XEN_REGION_SLOT		10
-#define XEN_REGION_PAGES	2
+#define XEN_REGION_SIZE		(512ul << 20)
+#define XEN_REGION_PAGES	(XEN_REGION_SIZE / PAGE_SIZE)
 
-#define SHINFO_GPA		XEN_REGION_GPA
-#define VCPU_INFO_GPA		(XEN_REGION_GPA + PAGE_SIZE)
+#define SHINFO_GPA		(XEN_REGION_GPA + XEN_REGION_SIZE - PAGE_SIZE)
+#define VCPU_INFO_GPA		(SHINFO_GPA - PAGE_SIZE)
 
 #define XEN_HYPERCALL_MSR	0x40000000
 
@@ -47,9 +50,8 @@
 #define PRIO_REFRESH		20
 #define PRIO_WATCHDOG		30
 
-/* The size of the mapping is doubled until dropping it takes long enough. */
-#define MIN_MAPPING_SIZE	(16ul << 20)
-#define MAX_MAPPING_SIZE	(512ul << 20)
+/* What is dropped is doubled until that takes long enough. */
+#define MIN_DROP_SIZE		(16ul << 20)
 #define TARGET_DROP_NS		100000000LL
 
 /*
@@ -88,9 +90,8 @@ struct fifo_test {
 	u8 *shinfo;
 	int cpu;
 
-	/* The memory that is dropped, and how long it takes when undisturbed. */
-	void *mapping;
-	size_t mapping_size;
+	/* How much is dropped, and how long it takes when undisturbed. */
+	size_t drop_size;
 	s64 drop_ns;
 
 	/* How long the refresh takes when undisturbed. */
@@ -189,6 +190,22 @@ static void invalidate_cache(struct fifo_test *test)
 	WRITE_ONCE(*pending_events(test), 0);
 }
 
+/* Up to and including the page of the cache.  It's a memfd, nothing is lost. */
+static void *drop_start(struct fifo_test *test)
+{
+	return test->shinfo + PAGE_SIZE - test->drop_size;
+}
+
+static void populate(struct fifo_test *test)
+{
+	memset(drop_start(test), 0xaa, test->drop_size - 2 * PAGE_SIZE);
+}
+
+static void drop(struct fifo_test *test)
+{
+	kvm_madvise(drop_start(test), test->drop_size, MADV_DONTNEED);
+}
+
 static void *drop_thread(void *arg)
 {
 	struct fifo_test *test = arg;
@@ -197,7 +214,7 @@ static void *drop_thread(void *arg)
 		;
 
 	WRITE_ONCE(test->dropping, true);
-	kvm_madvise(test->mapping, test->mapping_size, MADV_DONTNEED);
+	drop(test);
 	WRITE_ONCE(test->dropping, false);
 
 	return NULL;
@@ -290,33 +307,29 @@ static s64 measure_drop(struct fifo_test *test)
 {
 	s64 start;
 
-	memset(test->mapping, 0xaa, test->mapping_size);
+	populate(test);
 
 	start = now_ns(CLOCK_MONOTONIC);
-	kvm_madvise(test->mapping, test->mapping_size, MADV_DONTNEED);
+	drop(test);
 	return now_ns(CLOCK_MONOTONIC) - start;
 }
 
-static void create_mapping(struct fifo_test *test)
+static void choose_size(struct fifo_test *test)
 {
 	size_t max_size = sysconf(_SC_AVPHYS_PAGES) * getpagesize() / 2;
 
-	max_size = min_t(size_t, max_size, MAX_MAPPING_SIZE);
-	test->mapping_size = MIN_MAPPING_SIZE;
+	max_size = min_t(size_t, max_size, XEN_REGION_SIZE);
+	test->drop_size = MIN_DROP_SIZE;
+
+	/* Huge pages would be gone in no time.  Failure is ok. */
+	madvise(test->shinfo + PAGE_SIZE - XEN_REGION_SIZE, XEN_REGION_SIZE, MADV_NOHUGEPAGE);
 
 	for (;;) {
-		test->mapping = kvm_mmap(test->mapping_size, PROT_READ | PROT_WRITE,
-					 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
-
-		/* Huge pages would be gone in no time.  Failure is ok. */
-		madvise(test->mapping, test->mapping_size, MADV_NOHUGEPAGE);
-
 		test->drop_ns = best_of(2, measure_drop(test));
-		if (test->drop_ns >= TARGET_DROP_NS || test->mapping_size * 2 > max_size)
+		if (test->drop_ns >= TARGET_DROP_NS || test->drop_size * 2 > max_size)
 			return;
 
-		kvm_munmap(test->mapping, test->mapping_size);
-		test->mapping_size *= 2;
+		test->drop_size *= 2;
 	}
 }
 
@@ -338,7 +351,7 @@ static bool try_to_preempt(struct fifo_test *test)
 	struct timespec timeout;
 	bool stuck = false;
 
-	memset(test->mapping, 0xaa, test->mapping_size);
+	populate(test);
 
 	sem_init(&test->start_drop, 0, 0);
 	sem_init(&test->done, 0, 0);
@@ -437,8 +450,6 @@ FIXTURE_SETUP(xen_gpc_fifo)
 
 FIXTURE_TEARDOWN(xen_gpc_fifo)
 {
-	if (self->test.mapping)
-		kvm_munmap(self->test.mapping, self->test.mapping_size);
 	if (self->test.vm)
 		kvm_vm_free(self->test.vm);
 }
@@ -454,12 +465,12 @@ TEST_F_TIMEOUT(xen_gpc_fifo, preempted_invalidation, TEST_TIMEOUT_SEC)
 	ASSERT_EQ(set_scheduler(0, SCHED_OTHER, 0), 0);
 
 	create_vm(test);
-	create_mapping(test);
+	choose_size(test);
 	test->refresh_ns = best_of(5, measure_refresh(test));
 
 	if (test->drop_ns < test->refresh_ns * MIN_DROP_FACTOR)
 		SKIP(return, "Dropping %lu MiB takes only %ld us, a refresh %ld us",
-		     test->mapping_size >> 20, test->drop_ns / 1000,
+		     test->drop_size >> 20, test->drop_ns / 1000,
 		     test->refresh_ns / 1000);
 
 	/* Any CPU is fine, as long as it's the same for both threads. */
