@@ -279,19 +279,12 @@ TEST_F_TIMEOUT(xen_irqfd, immediate_exit, TEST_TIMEOUT_SEC)
 	run_to(x->vcpu, SYNC_EVENT);
 }
 
-/* The vCPU is saved, and restored in another VM. */
-TEST_F_TIMEOUT(xen_irqfd, save_restore, TEST_TIMEOUT_SEC)
+/* Restore the VM from its memory, after all else was saved. */
+static void restore(struct xen_vm *x)
 {
-	struct kvm_xen_vcpu_attr attr = { .type = KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO };
-	struct xen_vm *x = &self->x, restored = { .eventfd = x->eventfd };
+	struct xen_vm restored = { .eventfd = x->eventfd };
 	u8 image[XEN_REGION_PAGES * PAGE_SIZE];
 
-	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
-	run_to(x->vcpu, SYNC_READY);
-	raise_event(x);
-
-	vcpu_ioctl(x->vcpu, KVM_XEN_VCPU_GET_ATTR, &attr);
-	EXPECT_EQ(attr.u.gpa, VCPU_INFO_GPA);
 	memcpy(image, x->si, sizeof(image));
 	kvm_vm_free(x->vm);
 	x->vm = NULL;
@@ -300,6 +293,41 @@ TEST_F_TIMEOUT(xen_irqfd, save_restore, TEST_TIMEOUT_SEC)
 	*x = restored;
 	run_to(x->vcpu, SYNC_READY);
 	run_to(x->vcpu, SYNC_EVENT);
+}
+
+/* The vCPU is saved, and restored in another VM. */
+TEST_F_TIMEOUT(xen_irqfd, save_restore, TEST_TIMEOUT_SEC)
+{
+	struct kvm_xen_vcpu_attr attr = { .type = KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO };
+	struct xen_vm *x = &self->x;
+
+	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
+	run_to(x->vcpu, SYNC_READY);
+	raise_event(x);
+
+	vcpu_ioctl(x->vcpu, KVM_XEN_VCPU_GET_ATTR, &attr);
+	EXPECT_EQ(attr.u.gpa, VCPU_INFO_GPA);
+	restore(x);
+}
+
+/*
+ * The same by userspace that doesn't know of the attributes.  What makes
+ * shared_info inaccessible is the update of the memslot for dirty logging.
+ */
+TEST_F_TIMEOUT(xen_irqfd, save_mp_state, TEST_TIMEOUT_SEC)
+{
+	struct kvm_mp_state mp_state;
+	struct xen_vm *x = &self->x;
+
+	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
+	run_to(x->vcpu, SYNC_READY);
+	vm_mem_region_set_flags(x->vm, XEN_REGION_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
+	TEST_ASSERT_EQ(eventfd_write(x->eventfd, 1), 0);
+	settle();
+
+	vcpu_mp_state_get(x->vcpu, &mp_state);
+	EXPECT_TRUE(port_is_set(x->si->evtchn_pending));
+	restore(x);
 }
 
 /* What isn't delivered yet does not outlive shared_info. */

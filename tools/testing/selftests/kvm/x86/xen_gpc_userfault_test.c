@@ -53,11 +53,12 @@ static void guest_code(void)
 		GUEST_SYNC(0);
 }
 
-static void uffd_ioctl(unsigned long cmd, const char *name, void *arg)
+static void __uffd_ioctl(unsigned long cmd, const char *name, void *arg)
 {
 	TEST_ASSERT(!ioctl(uffd, cmd, arg), "%s failed: %s", name, strerror(errno));
 }
-#define uffd_ioctl(cmd, arg) uffd_ioctl(cmd, #cmd, arg)
+
+#define uffd_ioctl(cmd, arg) __uffd_ioctl(cmd, #cmd, arg)
 
 static void uffd_register(u64 offset, u64 mode)
 {
