@@ -322,11 +322,13 @@ static bool test_vm(int n, int seconds)
 		printf("ok %d - returned after %.3f s, while the FIFO task ran; %ld MiB were freed\n",
 		       n, reap.took, before >> 10);
 	else if (in_time)
-		printf("not ok %d - returned %d after %.3f s, but did not free %ld of %ld MiB\n",
-		       n, reap.ret, reap.took, after >> 10, before >> 10);
+		printf("not ok %d - returned after %.3f s, but did not free %ld of %ld MiB%s%s\n",
+		       n, reap.took, after >> 10, before >> 10,
+		       reap.ret ? ": " : "", reap.ret ? strerror(reap.ret) : "");
 	else
-		printf("not ok %d - did not return in the %d s for which the FIFO task ran, nor free %ld of %ld MiB; returned %d %.3f s later\n",
-		       n, seconds, after >> 10, before >> 10, reap.ret, reap.took - seconds);
+		printf("not ok %d - did not return in the %d s for which the FIFO task ran, nor free %ld of %ld MiB; returned %.3f s later%s%s\n",
+		       n, seconds, after >> 10, before >> 10, reap.took - seconds,
+		       reap.ret ? ": " : "", reap.ret ? strerror(reap.ret) : "");
 	return in_time && !reap.ret && !after;
 }
 
