@@ -5,7 +5,7 @@
 H := harness
 
 .PHONY: help demo check bench tree refresh series base kernel vm shell selftest litmus mutants
-.PHONY: kselftest kvm-unit-tests bisect-check kcsan nightly clean
+.PHONY: kselftest kvm-unit-tests bisect-check kcsan liveness nightly clean
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(MAKEFILE_LIST)
@@ -89,6 +89,9 @@ clean:
 #:                   and for other architectures, and its documents, without a
 #:                   new warning; and test after each part of the series
 #:   make kcsan      the tests that race on purpose, watched by KCSAN
+#:   make liveness [FLAVOUR=] [RUNS=5] [ONLY="slot/4K/* ..."]
+#:                   refreshes of a cache, and memslot updates, under streams of
+#:                   invalidations of other pages, base against series
 #:   make nightly    bench, mutants and all of these but kvm-unit-tests
 kselftest: tools
 	@$(H)/kselftest
@@ -98,6 +101,8 @@ bisect-check: tools
 	@$(H)/bisect-check
 kcsan: tools
 	@$(H)/kcsan
+liveness: tools
+	@$(H)/liveness
 nightly: tools
 	@$(H)/nightly
 
