@@ -15,6 +15,8 @@ declare -A ROW_TITLE=(
 	[storm]="storm of events and invalidations"
 	[rounds]="reap of VMs that nobody holds"
 	[userfault]="refresh that waits for a userfault"
+	[prefault]="pre-fault the memory of a VM that dies"
+	[null]="memslot update after mprotect() at address 0"
 )
 declare -A ROW_TEST=(
 	[mrelease]=mmu_notifier_reap_test
@@ -26,6 +28,8 @@ declare -A ROW_TEST=(
 	[storm]=x86/xen_gpc_storm_test
 	[rounds]=mmu_notifier_reap_test
 	[userfault]=x86/xen_gpc_userfault_test
+	[prefault]=x86/pre_fault_dead_vm_test
+	[null]=mmu_notifier_null_test
 )
 # Not selftests, but programs of ours.
 declare -A ROW_PROGRAM=(
@@ -149,6 +153,10 @@ base_complains()
 	shinfo)	grep -qP '\tsleeping function\t.*spinlock_rt' "$r.tsv" &&
 		grep -qP 'left IRQs disabled' "$r.tsv" ;;
 	fifo | irqfd) [ "$(cat "$r.rc")" = 1 ] ;;
+	# The tests end with TEST_ASSERT().
+	prefault)
+		grep -qP '\tWARNING\t.*kvm_vcpu_ioctl' "$r.tsv" && [ "$(cat "$r.rc")" = 254 ] ;;
+	null)	grep -q 'The memslot update hangs' "$r.out" && [ "$(cat "$r.rc")" = 254 ] ;;
 	preempted)
 		said "$1" rt base | grep -q '^did not return' ;;
 	lifetime)
