@@ -336,6 +336,8 @@ static void mn_test_create_vm(struct kunit *test)
 	kvm = kvm_create_vm(0, "kunit");
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, kvm);
 	kvm_uevent_notify_change(KVM_EVENT_CREATE_VM, kvm);
+	/* The last one went with its VM, this is another one. */
+	memset(&t->gpc, 0, sizeof(t->gpc));
 	kvm_gpc_init(&t->gpc, kvm);
 	t->kvm = kvm;
 
@@ -2018,7 +2020,7 @@ static void test_mn_fence_reclaims(struct kunit *test)
 
 #define MN_TEST_FAULT_PAGES	2
 
-/* A page fault on a page of the gpc's VMA, as if the guest had written there. */
+/* Returns more than 0 if the vCPU may go on, i.e. also if the fault is stale. */
 static int mn_test_page_fault(struct mn_test *t, unsigned int page)
 {
 	struct kvm_vcpu *vcpu = t->vcpu;
@@ -2063,12 +2065,12 @@ static void test_mn_fence_page_fault(struct kunit *test)
 								 i * PAGE_SIZE)), 0);
 	KUNIT_ASSERT_EQ(test, kvm_vm_ioctl_set_memory_region(t->kvm, &mem), 0);
 
-	KUNIT_EXPECT_EQ(test, mn_test_page_fault(t, 0), 1);
+	KUNIT_EXPECT_GT(test, mn_test_page_fault(t, 0), 0);
 	KUNIT_EXPECT_EQ(test, t->vcpu->stat.pf_fixed, 1);
 
 	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
 
-	KUNIT_EXPECT_EQ(test, mn_test_page_fault(t, 1), 1);
+	KUNIT_EXPECT_GT(test, mn_test_page_fault(t, 1), 0);
 	KUNIT_EXPECT_EQ(test, t->vcpu->stat.pf_fixed, 1);
 	KUNIT_EXPECT_EQ(test, atomic64_read(&t->kvm->stat.pages_4k), 1);
 }

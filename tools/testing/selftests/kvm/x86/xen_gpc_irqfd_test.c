@@ -180,21 +180,16 @@ static void create_vm(struct xen_vm *x, void *guest_code,
 	kvm_assign_irqfd(x->vm, EVTCHN_GSI, x->eventfd);
 }
 
-/* Drop the mapping of all of Xen's memory, but not its contents. */
-static void invalidate(struct xen_vm *x)
-{
-	TEST_ASSERT(!madvise(x->si, XEN_REGION_PAGES * PAGE_SIZE, MADV_DONTNEED),
-		    "madvise() failed");
-}
-
 static void settle(void)
 {
 	usleep(SETTLE_MS * 1000);
 }
 
-static void raise_event(struct xen_vm *x)
+/* Drop the mapping of some pages, of shared_info first, but not their contents. */
+static void raise_event(struct xen_vm *x, int nr_pages)
 {
-	invalidate(x);
+	TEST_ASSERT(!madvise(x->si, nr_pages * PAGE_SIZE, MADV_DONTNEED),
+		    "madvise() failed");
 	TEST_ASSERT_EQ(eventfd_write(x->eventfd, 1), 0);
 	/* KVM has to give up on shared_info, which can only be waited for. */
 	settle();
@@ -258,7 +253,7 @@ TEST_F_TIMEOUT(xen_irqfd, enter, TEST_TIMEOUT_SEC)
 
 	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
 	run_to(x->vcpu, SYNC_READY);
-	raise_event(x);
+	raise_event(x, XEN_REGION_PAGES);
 	run_to(x->vcpu, SYNC_EVENT);
 }
 
@@ -269,7 +264,7 @@ TEST_F_TIMEOUT(xen_irqfd, immediate_exit, TEST_TIMEOUT_SEC)
 
 	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
 	run_to(x->vcpu, SYNC_READY);
-	raise_event(x);
+	raise_event(x, XEN_REGION_PAGES);
 
 	vcpu_run_complete_io(x->vcpu);
 	EXPECT_TRUE(port_is_set(x->si->evtchn_pending));
@@ -303,7 +298,7 @@ TEST_F_TIMEOUT(xen_irqfd, save_restore, TEST_TIMEOUT_SEC)
 
 	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
 	run_to(x->vcpu, SYNC_READY);
-	raise_event(x);
+	raise_event(x, XEN_REGION_PAGES);
 
 	vcpu_ioctl(x->vcpu, KVM_XEN_VCPU_GET_ATTR, &attr);
 	EXPECT_EQ(attr.u.gpa, VCPU_INFO_GPA);
@@ -337,7 +332,7 @@ TEST_F_TIMEOUT(xen_irqfd, deactivate, TEST_TIMEOUT_SEC)
 
 	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
 	run_to(x->vcpu, SYNC_READY);
-	raise_event(x);
+	raise_event(x, XEN_REGION_PAGES);
 
 	set_shared_info(x->vm, KVM_XEN_INVALID_GFN);
 	set_shared_info(x->vm, SHINFO_GPA / PAGE_SIZE);
@@ -375,14 +370,14 @@ static void join(pthread_t thread)
 		    "The event didn't wake up the vCPU");
 }
 
-/* The vCPU is blocked. */
+/* The vCPU is blocked.  If its vcpu_info were missing, too, it wouldn't be. */
 TEST_F_TIMEOUT(xen_irqfd, halted, TEST_TIMEOUT_SEC)
 {
 	struct xen_vm *x = &self->x;
 	pthread_t thread;
 
 	halt_vcpu(x, &thread);
-	raise_event(x);
+	raise_event(x, 1);
 	join(thread);
 	expect_sync(x->vcpu, SYNC_EVENT);
 	run_to(x->vcpu, SYNC_EVENT);
@@ -401,7 +396,7 @@ TEST_F_TIMEOUT(xen_irqfd, halted_masked, TEST_TIMEOUT_SEC)
 	halt_vcpu(x, &thread);
 	evtchn.vcpu = x->vcpu->id;
 	x->si->evtchn_mask[EVTCHN_PORT / 64] = BIT_ULL(EVTCHN_PORT % 64);
-	raise_event(x);
+	raise_event(x, 1);
 	EXPECT_TRUE(wait_for(port_is_set(x->si->evtchn_pending)));
 	settle();
 	EXPECT_EQ(x->vi->evtchn_pending_sel, 0);
@@ -437,7 +432,7 @@ static void run_stuck_process(struct stuck_process *p, int eventfd, bool uffd_fi
 	    ioctl(uffd, UFFDIO_REGISTER, &reg))
 		_exit(KSFT_SKIP);
 
-	raise_event(&x);
+	raise_event(&x, 1);
 	WRITE_ONCE(p->ready, true);
 	for (;;)
 		pause();
