@@ -189,7 +189,7 @@ struct guest_state {
 	enum phase_type type;
 	bool use_lapic;
 
-	/* Don't raise events for a while. */
+	/* Don't raise events, and don't write shared_info, for a while. */
 	bool pause;
 
 	/* Tell the guest to raise no more events, and the vCPUs' answers. */
@@ -420,7 +420,7 @@ static void guest_code(int v)
 			sti_nop();
 		}
 
-		if (i % 4 == 1) {
+		if (i % 4 == 1 && !READ_ONCE(guest_state.pause)) {
 			guest_poll_masked(v);
 			continue;
 		}
@@ -1195,18 +1195,29 @@ static int op_migrate(struct storm *storm)
 	return nr_moved > 0;
 }
 
+/* Keep a copy of shared_info, without writing it if it's one already. */
+static bool shared_info_is_merged(struct storm *storm)
+{
+	u8 *copy = storm->mem + NR_PAGES * PAGE_SIZE;
+
+	if (memcmp(copy, storm->mem + SHINFO_OFFSET, PAGE_SIZE))
+		memcpy(copy, storm->mem + SHINFO_OFFSET, PAGE_SIZE);
+	return read_number("/proc/self/ksm_merging_pages", "") > 0;
+}
+
 /*
- * All vcpu_info are the same if there are no events.  Wait until the kernel has seen
- * that twice, and has merged them.  KVM, and the guests, then write to copies.
+ * Wait, without events, until the kernel has seen that shared_info is the same as a
+ * copy of it, and has merged them.  Then, the next event has to be written to a page
+ * of its own again.
  */
 static int op_ksm(struct storm *storm)
 {
 	bool merged;
 
-	kvm_madvise(storm->mem, NR_PAGES * PAGE_SIZE, MADV_MERGEABLE);
+	kvm_madvise(storm->mapping, storm->mapping_size, MADV_MERGEABLE);
 
 	WRITE_ONCE(storm->guest->pause, true);
-	merged = wait_for(read_number("/proc/self/ksm_merging_pages", "") > 0);
+	merged = wait_for(shared_info_is_merged(storm));
 	WRITE_ONCE(storm->guest->pause, false);
 
 	usleep(random_in_range(storm, 0, 10000));
