@@ -98,6 +98,14 @@ PATH=$tmp/bin:$PATH RUN=$tmp/good boot 'QEMU aborts, the second try is good' 0 \
 "0
 0 " 'QEMU itself failed (status 134), a second try'
 
+# The boot gets stuck: always, then the first time only.
+printf '#!/bin/sh\nexec sleep 1000\n' > "$tmp/bin/qemu-system-x86_64"
+PATH=$tmp/bin:$PATH RUN=$tmp/good BOOT=2 boot 'no boot' 101 '' 'no boot, a second try' 'no boot in 2 s'
+printf '#!/bin/sh\n[ -e %s/stuck ] && exec %s "$@"\ntouch %s/stuck\nexec sleep 1000\n' "$tmp" "$qemu" "$tmp" > "$tmp/bin/qemu-system-x86_64"
+PATH=$tmp/bin:$PATH RUN=$tmp/good BOOT=30 boot 'no boot, the second try is good' 0 \
+"0
+0 " 'no boot, a second try'
+
 # A shell that runs in the background ignores ^C, and so would vm.
 RUN=$tmp/forever env --default-signal=INT "$H/vm" > "$tmp/out" 2>&1 < /dev/null &
 pid=$!
