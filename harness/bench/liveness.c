@@ -70,7 +70,6 @@
 /* Where the memslot that comes and goes is, above all others. */
 #define EXTRA_GPA	(64 * GiB)
 
-#define FAIR_SERVER "/sys/kernel/debug/sched/fair_server/cpu%d/period"
 #define LOOKUPS	"/sys/module/kvm/parameters/liveness"
 #define LONGEST	"/sys/module/mmu_notifier/parameters/liveness_longest"
 
@@ -156,31 +155,38 @@ static void write_file(const char *path, const char *text)
 	close(fd);
 }
 
-/*
- * Few CPUs stand for many if threads lose them at any point, in the middle of an
- * invalidation, too.  With PREEMPT_LAZY that's not so for SCHED_OTHER, which loses
- * them upon return to user space, if that is soon.  Half of the time is left to those
- * who run what a grace period needs.
- */
-static void set_scheduler(void)
+static bool stopped(void)
 {
-	char path[80];
-	int cpu;
-
-	write_file("/proc/sys/kernel/sched_rr_timeslice_ms", "1");
-	for (cpu = 0; cpu < sysconf(_SC_NPROCESSORS_ONLN); cpu++) {
-		snprintf(path, sizeof(path), FAIR_SERVER, cpu);
-		write_file(path, "100000000");
-	}
+	return __atomic_load_n(&stop, __ATOMIC_RELAXED);
 }
 
-static void begin(int policy, int priority)
+static void begin(int priority)
 {
 	struct sched_param param = { .sched_priority = priority };
 
-	if (sched_setscheduler(0, policy, &param))
-		err(1, "sched_setscheduler");
+	if (sched_setscheduler(0, SCHED_FIFO, &param))
+		err(1, "SCHED_FIFO");
 	pthread_barrier_wait(&barrier);
+}
+
+/*
+ * Few CPUs stand for many if threads lose them at any point, in the middle of an
+ * invalidation, too.  With PREEMPT_LAZY most lose them upon return to user space.
+ * But if a realtime thread has run for a moment, it's another one's turn.
+ */
+static void *preempt(void *cpu)
+{
+	const struct timespec ms = { .tv_nsec = 1000000 };
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET((uintptr_t)cpu, &set);
+	if (sched_setaffinity(0, sizeof(set), &set))
+		err(1, "sched_setaffinity");
+	begin(1);
+	while (!stopped())
+		nanosleep(&ms, NULL);
+	return NULL;
 }
 
 static unsigned long completed(void)
@@ -191,11 +197,6 @@ static unsigned long completed(void)
 	for (i = 0; i < nr_threads; i++)
 		sum += __atomic_load_n(&streams[i].count, __ATOMIC_RELAXED);
 	return sum;
-}
-
-static bool stopped(void)
-{
-	return __atomic_load_n(&stop, __ATOMIC_RELAXED);
 }
 
 static void done(struct stream *s)
@@ -213,7 +214,7 @@ static void *invalidate(void *arg)
 	struct stream *s = arg;
 	int i;
 
-	begin(SCHED_RR, 1);
+	pthread_barrier_wait(&barrier);
 	for (i = 0; !stopped(); i++) {
 		uint8_t *range = s->range[i & 1];
 
@@ -257,7 +258,7 @@ static void *refresh(void *unused)
 	unsigned long lookups, in_lookups, sleeps, invalidations, start, v[2];
 
 	(void)unused;
-	begin(SCHED_RR, 1);
+	pthread_barrier_wait(&barrier);
 	start = now_us();
 	while (!stopped()) {
 		if (madvise(page, PAGE, MADV_DONTNEED))
@@ -304,7 +305,7 @@ static void *update(void *mem)
 	unsigned long invalidations, start;
 	bool add = true;
 
-	begin(SCHED_RR, 1);
+	pthread_barrier_wait(&barrier);
 	start = now_us();
 	for (; !stopped(); add = !add) {
 		invalidations = completed();
@@ -354,12 +355,12 @@ static void add_range(uint8_t **range, uint8_t *at)
 
 static void run_row(const char *row, const char *where, int ms)
 {
-	unsigned long side = nr_threads * size->stride, total, range = 0, advised, start, us;
+	unsigned long side = nr_threads * size->stride, total, range = 0, advised, start, us, cpus;
 	struct kvm_xen_hvm_config config = { .flags = KVM_XEN_HVM_CONFIG_EVTCHN_SEND };
 	struct kvm_xen_hvm_attr attr = { .type = KVM_XEN_ATTR_TYPE_SHARED_INFO };
 	int i, kvm = open("/dev/kvm", O_RDWR);
 	bool slot = !strcmp(where, "slot");
-	pthread_t threads[MAX_THREADS + 2];
+	pthread_t threads[MAX_THREADS + 2], preempter;
 	uint8_t *mem, *place;
 
 	/* Nothing else is in there, so that the ranges stay VMAs of their own. */
@@ -399,7 +400,10 @@ static void run_row(const char *row, const char *where, int ms)
 	}
 
 	kvm_lookups = open(LOOKUPS, O_RDONLY);
-	pthread_barrier_init(&barrier, NULL, nr_threads + 3);
+	cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	pthread_barrier_init(&barrier, NULL, nr_threads + 3 + cpus);
+	while (cpus--)
+		pthread_create(&preempter, NULL, preempt, (void *)cpus);
 	for (i = 0; i < nr_threads; i++)
 		pthread_create(&threads[i], NULL, invalidate, &streams[i]);
 	pthread_create(&threads[i++], NULL, refresh, NULL);
@@ -407,7 +411,7 @@ static void run_row(const char *row, const char *where, int ms)
 		       map(NULL, 2 * MiB, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS, -1));
 	/* Of a higher priority than they, to end it in time. */
-	begin(SCHED_FIFO, 2);
+	begin(2);
 	start = now_us();
 	usleep(ms * 1000);
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
@@ -462,7 +466,6 @@ int main(int argc, char **argv)
 		errx(2, "usage: liveness MILLISECONDS ROW ...");
 	/* Two for each thread. */
 	write_file("/proc/sys/vm/nr_hugepages", "16");
-	set_scheduler();
 
 	for (i = 2; i < argc; i++)
 		fork_row(argv[i], atoi(argv[1]));
