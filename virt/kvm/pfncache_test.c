@@ -398,8 +398,8 @@ static void gpc_test_kill_and_end(struct gpc_test *t)
 {
 	send_sig(SIGKILL, t->task, 1);
 
-	/* A refresh that can't be killed succeeds, instead of hanging. */
-	gpc_test_wait_until_done(t);
+	/* It's told at once, one that can't be killed waits for the end. */
+	KUNIT_EXPECT_TRUE(t->test, gpc_test_wait_until_done(t));
 	gpc_test_end_once(t);
 }
 
@@ -1054,6 +1054,33 @@ static void test_gpc_lock_killed(struct kunit *test)
 	disallow_signal(SIGKILL);
 }
 
+static void gpc_test_kill_and_invalidate(struct gpc_test *t)
+{
+	send_sig(SIGKILL, t->task, 1);
+	gpc_test_invalidate(t);
+}
+
+/* The page is invalidated while it's looked up, i.e. there's nothing to wait for. */
+static void test_gpc_killed(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	int nr_lookups, ret;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	gpc_test_invalidate(t);
+	nr_lookups = atomic_read(&t->nr_lookups);
+
+	allow_signal(SIGKILL);
+	t->race[GPC_AFTER_LOOKUP] = gpc_test_kill_and_invalidate;
+	ret = kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN);
+	flush_signals(current);
+	disallow_signal(SIGKILL);
+
+	KUNIT_EXPECT_EQ(test, ret, -EINTR);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), nr_lookups + 1);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+}
+
 /* An invalidation between the refresh and the use of the cache. */
 static void test_gpc_get_again(struct kunit *test)
 {
@@ -1379,6 +1406,7 @@ static struct kunit_case gpc_test_cases[] = {
 	KUNIT_CASE(test_gpc_closed_in_flight),
 	KUNIT_CASE_PARAM(test_gpc_sleep_killed, gpc_test_window_gen_params),
 	KUNIT_CASE(test_gpc_lock_killed),
+	KUNIT_CASE(test_gpc_killed),
 	KUNIT_CASE(test_gpc_get_again),
 	KUNIT_CASE(test_gpc_locks),
 	KUNIT_CASE(test_gpc_irqs),
