@@ -10,19 +10,15 @@
  * to be woken up, before KVM_RUN returns, or when its state is saved.
  */
 #include <pthread.h>
-#include <signal.h>
-#include <time.h>
 
 #include <linux/userfaultfd.h>
 #include <sys/eventfd.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include "test_util.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "kvm_test_harness.h"
+#include "vm_process.h"
 
 #define XEN_REGION_GPA		0xc0000000ULL
 #define XEN_REGION_SLOT		10
@@ -217,18 +213,6 @@ static void run_to(struct kvm_vcpu *vcpu, u64 stage)
 	vcpu_run(vcpu);
 	expect_sync(vcpu, stage);
 }
-
-#define wait_for(cond)							\
-({									\
-	struct timespec start;						\
-	bool ok;							\
-									\
-	clock_gettime(CLOCK_MONOTONIC, &start);				\
-	while (!(ok = (cond)) &&					\
-	       timespec_elapsed(start).tv_sec < WAIT_TIMEOUT_SEC)	\
-		usleep(1000);						\
-	ok;								\
-})
 
 FIXTURE(xen_irqfd) {
 	struct xen_vm x;
@@ -447,14 +431,6 @@ static void run_bystander(void)
 	_exit(0);
 }
 
-static bool has_exited(pid_t pid)
-{
-	siginfo_t info = {};
-
-	return waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) ||
-	       info.si_pid;
-}
-
 FIXTURE(userfault) {
 	int eventfd;
 	struct stuck_process *process;
@@ -488,14 +464,12 @@ TEST_F_TIMEOUT(userfault, kill, TEST_TIMEOUT_SEC)
 	int mem_fd, status;
 	pid_t pid, other;
 
-	pid = fork();
+	pid = fork_vm_process();
 	ASSERT_GE(pid, 0);
-	if (!pid) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (!pid)
 		run_stuck_process(p, self->eventfd, variant->uffd_first);
-	}
 
-	wait_for(READ_ONCE(p->ready) || has_exited(pid));
+	wait_for(READ_ONCE(p->ready) || process_has_exited(pid));
 	if (!READ_ONCE(p->ready)) {
 		ASSERT_EQ(waitpid(pid, &status, 0), pid);
 		ASSERT_EQ(WEXITSTATUS(status), KSFT_SKIP);
@@ -509,15 +483,15 @@ TEST_F_TIMEOUT(userfault, kill, TEST_TIMEOUT_SEC)
 	ASSERT_NE(pread(mem_fd, &c, 1, (off_t)&p->probe), 0);
 
 	kill(pid, SIGKILL);
-	EXPECT_TRUE(wait_for(has_exited(pid)));
+	EXPECT_TRUE(wait_for(process_has_exited(pid)));
 	EXPECT_TRUE(wait_for(!pread(mem_fd, &c, 1, (off_t)&p->probe)));
 	close(mem_fd);
 
-	other = fork();
+	other = fork_vm_process();
 	ASSERT_GE(other, 0);
 	if (!other)
 		run_bystander();
-	EXPECT_TRUE(wait_for(has_exited(other)));
+	EXPECT_TRUE(wait_for(process_has_exited(other)));
 }
 
 int main(int argc, char *argv[])
