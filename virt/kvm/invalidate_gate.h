@@ -52,6 +52,15 @@
  * PREEMPT_RT kernels.
  */
 
+/* Tell lockdep that whoever calls this may wait for the end of invalidations. */
+static inline void kvm_invalidate_gate_may_wait(struct kvm_invalidate_gate *gate)
+{
+	might_sleep();
+#ifdef CONFIG_DEBUG_LOCK_ALLOC
+	lock_map_sync(&gate->dep_map);
+#endif
+}
+
 #ifdef CONFIG_HAVE_KVM_PFNCACHE
 static inline void kvm_invalidate_gate_record(struct kvm_invalidate_gate *gate,
 					      unsigned long start, unsigned long end)
@@ -186,8 +195,7 @@ static inline int kvm_invalidate_gate_wait(struct kvm_invalidate_gate *gate,
 {
 	struct kvm_invalidate_waiter waiter = { .hva = hva };
 
-	might_sleep();
-	lock_map_sync(&gate->dep_map);
+	kvm_invalidate_gate_may_wait(gate);
 
 	scoped_guard(spinlock, &gate->lock) {
 		if (!kvm_invalidate_gate_busy(gate, hva))
@@ -294,8 +302,7 @@ static inline void kvm_invalidate_gate_leave(struct kvm_invalidate_gate *gate,
  */
 static inline void kvm_invalidate_gate_lock(struct kvm_invalidate_gate *gate)
 {
-	might_sleep();
-	lock_map_sync(&gate->dep_map);
+	kvm_invalidate_gate_may_wait(gate);
 
 	spin_lock(&gate->lock);
 	prepare_to_rcuwait(&gate->swap);
