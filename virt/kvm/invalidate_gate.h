@@ -11,48 +11,51 @@
 #include <linux/spinlock.h>
 
 /*
- * The gate between invalidations of guest memory, from the mmu_notifier's
- * invalidate_range_start() to its invalidate_range_end(), and everybody who
- * can't have them in flight:
+ * The gate keeps invalidations of guest memory apart from operations that must
+ * not overlap with them.  An invalidation enters the gate in the mmu_notifier's
+ * invalidate_range_start(), and leaves it in invalidate_range_end().  In
+ * between, it is in flight.  Two operations depend on the gate:
  *
- *  - A swap of the active memslots, as start() and end() must see the same
- *    memslots.  Both look for memslots in the range, and elevate or drop
- *    mmu_invalidate_in_progress if and only if there is one.  The swap waits
- *    until no invalidation is in flight, and holds the gate's lock to keep new
- *    ones out for as long as it takes to store a pointer.
+ *  - The swap of the active memslots.  start() and end() must see the same
+ *    memslots: both look for memslots in the range, and increment or decrement
+ *    mmu_invalidate_in_progress only if there is one.  The swap waits until no
+ *    invalidation is in flight.  It then holds the gate's lock while it stores
+ *    the pointer, which keeps new invalidations out.
  *
  *  - The refresh of a gfn_to_pfn_cache, which must not look up a page that is
- *    being invalidated.  It publishes the address of the page, then looks at the
- *    gate, and looks up the page only if no invalidation of that page is in
- *    flight, else it sleeps until there's none.  One that enters the gate after
- *    that finds the address, and with it the cache.
+ *    being invalidated.  The refresh publishes the address of the page, then
+ *    checks the gate.  If an invalidation of that page is in flight, the
+ *    refresh sleeps until there is none.  Otherwise, it looks up the page.  An
+ *    invalidation that enters the gate after the check sees the address, and
+ *    therefore finds the cache.
  *
- * The gate's lock is all the ordering that there is between entering the gate
- * and looking at it: of the two critical sections, the second one sees what was
- * written before the first one ended.
+ * The gate's lock provides all of the ordering between entering the gate and
+ * checking it: of two critical sections, the second one sees everything that
+ * was written before the first one ended.
  *
- * This is an rwsem, with the invalidations as its readers, that is unfair by
- * design: invalidations never wait for those who wait for invalidations.
- * start() is called with all kinds of locks held, including those that whoever
- * has to get to end() before the wait is over may need.
+ * The gate works like an rwsem with the invalidations as its readers, but it is
+ * unfair by design: an invalidation never waits for a task that waits for
+ * invalidations.  start() is called with various locks held.  If start() waited
+ * for such a task, another invalidation could need one of these locks to reach
+ * its end(), and the wait would never end.
  *
- * Every range is kept as it is, until there's no more room.  One range around
- * all of them would cover a page that has one below it and one above, and would
- * never shrink while they come and go.  That is why a refresh and a page fault,
- * which uses mmu_invalidate_range_start and _end, differ.
+ * Each range is recorded separately, as long as there is room.  A single range
+ * around all of them would also cover the pages between two ranges, and would
+ * not shrink while invalidations come and go.  Page faults do use a single
+ * range, mmu_invalidate_range_start and mmu_invalidate_range_end.
  *
  * For lockdep, the gate is held for read during start() and during end(), but
- * not in between, see kvm_mmu_notifier_invalidate_range_start().  That is enough
- * to complain about a lock that one of them acquires, and that somebody holds
- * who waits for invalidations.
+ * not in between, see kvm_mmu_notifier_invalidate_range_start().  This is
+ * sufficient to report a lock that start() or end() acquires, if a task holds
+ * that lock while it waits for invalidations.
  *
- * Context: Task context.  The lock sleeps on PREEMPT_RT, i.e. a non-blockable
- * invalidation must not get here.  It doesn't if the architecture selects
- * CONFIG_KVM_MMU_NOTIFIER_FENCE; on all others that's a known bug of
- * PREEMPT_RT kernels.
+ * Context: Task context.  The lock is a sleeping lock on PREEMPT_RT, so a
+ * non-blockable invalidation must not use the gate.  It doesn't if the
+ * architecture selects CONFIG_KVM_MMU_NOTIFIER_FENCE.  On all other
+ * architectures it does, which is a known bug of PREEMPT_RT kernels.
  */
 
-/* Tell lockdep that whoever calls this may wait for the end of invalidations. */
+/* Tell lockdep that the caller may wait for the end of invalidations. */
 static inline void kvm_invalidate_gate_may_wait(struct kvm_invalidate_gate *gate)
 {
 	might_sleep();
@@ -77,13 +80,13 @@ static inline void kvm_invalidate_gate_record(struct kvm_invalidate_gate *gate,
 	range->end = end;
 }
 
-/* Returns %false if the range had no room, i.e. every page may have been in it. */
+/* Returns %false if the range was not recorded because there was no room. */
 static inline bool kvm_invalidate_gate_forget(struct kvm_invalidate_gate *gate,
 					      unsigned long start, unsigned long end)
 {
 	unsigned int i;
 
-	/* Those that came last tend to be the ones that leave first. */
+	/* Search backwards, the latest invalidations tend to end first. */
 	for (i = gate->nr_ranges; i--; ) {
 		struct kvm_invalidate_range *range = &gate->ranges[i];
 
@@ -93,7 +96,7 @@ static inline bool kvm_invalidate_gate_forget(struct kvm_invalidate_gate *gate,
 		}
 	}
 
-	/* Which one of several equal ranges it was that had no room doesn't matter. */
+	/* For equal ranges, it doesn't matter which one was not recorded. */
 	if (!WARN_ON_ONCE(!gate->nr_unknown))
 		gate->nr_unknown--;
 	return false;
@@ -114,7 +117,7 @@ static inline bool kvm_invalidate_range_has_page(unsigned long start, unsigned l
 	return start < end && start < hva + PAGE_SIZE && hva < end;
 }
 
-/* Is an invalidation in flight that the page at @hva is in, or may be in? */
+/* Is the page at @hva, or may it be, in a range that is in flight? */
 static inline bool kvm_invalidate_gate_busy(struct kvm_invalidate_gate *gate,
 					    unsigned long hva)
 {
@@ -134,7 +137,7 @@ static inline bool kvm_invalidate_gate_busy(struct kvm_invalidate_gate *gate,
 	return false;
 }
 
-/* A refresh that sleeps.  All of it belongs to gate->lock, until it's @woken. */
+/* A refresh that sleeps.  gate->lock protects the fields until @woken. */
 struct kvm_invalidate_waiter {
 	struct list_head node;
 	unsigned long hva;
@@ -143,9 +146,9 @@ struct kvm_invalidate_waiter {
 };
 
 /*
- * The end of an invalidation of [@start, @end).  Collect those whose page isn't
- * being invalidated anymore, for kvm_invalidate_gate_wake().  If all caches are
- * @closed, nobody has anything to wait for.
+ * Remove the range [@start, @end), and move the waiters whose page isn't being
+ * invalidated anymore to @wake, for kvm_invalidate_gate_wake().  If all caches
+ * are @closed, move all waiters.
  */
 static inline void kvm_invalidate_gate_collect(struct kvm_invalidate_gate *gate,
 					       unsigned long start, unsigned long end,
@@ -168,25 +171,29 @@ static inline void kvm_invalidate_gate_collect(struct kvm_invalidate_gate *gate,
 	}
 }
 
-/* Without the lock, i.e. those with a higher priority don't run into it. */
+/*
+ * Wake without gate->lock, so that a waiter with a higher priority doesn't have
+ * to wait for the lock.
+ */
 static inline void kvm_invalidate_gate_wake(struct list_head *wake)
 {
 	struct kvm_invalidate_waiter *waiter, *next;
 
-	/* It's on the stack of who waits, and gone as soon as it's done. */
+	/* @waiter is on another task's stack, and invalid once completed. */
 	list_for_each_entry_safe(waiter, next, wake, node)
 		complete(&waiter->done);
 }
 
 /*
- * Look for invalidations that the page at @hva is in.  Returns
+ * Check for invalidations of the page at @hva.  Returns
  *
- *  - 0 if there are none in flight.  What was stored before this is seen by
- *    invalidations that enter the gate from now on, and whoever called this sees
- *    what those did that have left it.
+ *  - 0 if none is in flight.  Invalidations that enter the gate later see what
+ *    was stored before this call, and the caller sees the effects of the
+ *    invalidations that have left the gate.
  *
- *  - -EAGAIN after having slept until there were none, or until all caches were
- *    closed.  There may be new ones: take a new snapshot, and look again.
+ *  - -EAGAIN after sleeping until none was in flight, or until all caches were
+ *    closed.  New invalidations may have started since: take a new snapshot of
+ *    the sequence, and check again.
  *
  *  - -EINTR if the task is being killed.
  */
@@ -215,12 +222,12 @@ static inline int kvm_invalidate_gate_wait(struct kvm_invalidate_gate *gate,
 		}
 	}
 
-	/* Somebody is about to complete it, don't go away before that. */
+	/* complete() is about to be called, @waiter must exist until then. */
 	wait_for_completion(&waiter.done);
 	return -EINTR;
 }
 #else
-/* Nobody wants to know what the range is. */
+/* The ranges are only used by the refresh of a gfn_to_pfn_cache. */
 static inline void kvm_invalidate_gate_record(struct kvm_invalidate_gate *gate,
 					      unsigned long start, unsigned long end)
 {
@@ -256,9 +263,9 @@ static inline void kvm_invalidate_gate_init(struct kvm_invalidate_gate *gate)
 }
 
 /*
- * An invalidation of [@start, @end) starts.  The range can be anything.  If it
- * is empty, or @end is less than @start, it's only counted, and no page is in
- * it, as nothing will be invalidated.
+ * Start an invalidation of [@start, @end).  Any range is allowed.  An empty
+ * range, or one with @end less than @start, is counted, but contains no page,
+ * as nothing will be invalidated.
  */
 static inline void kvm_invalidate_gate_enter(struct kvm_invalidate_gate *gate,
 					     unsigned long start, unsigned long end)
@@ -270,10 +277,11 @@ static inline void kvm_invalidate_gate_enter(struct kvm_invalidate_gate *gate,
 }
 
 /*
- * An invalidation ends, of the very range that it started with.  If the caches
- * are @closed, there's nothing to wait for anymore.  Whoever closes them can't
- * wake those who sleep, as that takes the gate's lock, but what they wait for is
- * in flight, i.e. there's an end() to come.
+ * End an invalidation.  @start and @end are those that it was started with.  If
+ * the caches are @closed, wake all waiters, as there is nothing to wait for
+ * anymore.  gfn_to_pfn_cache_close_all() can't wake them, because that requires
+ * the gate's lock.  There is an end() to come, as a refresh only waits for
+ * invalidations that are in flight.
  */
 static inline void kvm_invalidate_gate_leave(struct kvm_invalidate_gate *gate,
 					     unsigned long start, unsigned long end,
@@ -297,7 +305,7 @@ static inline void kvm_invalidate_gate_leave(struct kvm_invalidate_gate *gate,
 
 /*
  * Wait until no invalidation is in flight, and keep new ones from starting.
- * There can only be one waiter at a time, it has to hold kvm->slots_lock.  May
+ * There can only be one waiter at a time, which must hold kvm->slots_lock.  May
  * sleep.
  */
 static inline void kvm_invalidate_gate_lock(struct kvm_invalidate_gate *gate)
@@ -321,16 +329,16 @@ static inline void kvm_invalidate_gate_unlock(struct kvm_invalidate_gate *gate)
 }
 
 /*
- * The VM is being destroyed, and its mmu_notifier is gone, at the latest since
- * now, else since the mm's exit.  If it went away between a start() and its
- * end(), the end() will never come.  Forget about such invalidations, and
- * return %true if there were any.
+ * The VM is being destroyed.  Its mmu_notifier was unregistered now, or was
+ * already removed when the mm exited.  If the notifier was removed between a
+ * start() and its end(), that end() will never be called.  Drop such
+ * invalidations, and return %true if there were any.
  */
 static inline bool kvm_invalidate_gate_reset(struct kvm_invalidate_gate *gate)
 {
 	bool unbalanced = gate->nr_active;
 
-	/* Only those who hold a reference to the VM can wait. */
+	/* A waiter would hold a reference to the VM. */
 	WARN_ON_ONCE(rcuwait_active(&gate->swap));
 	kvm_invalidate_gate_forget_all(gate);
 
