@@ -4,7 +4,7 @@
  * accessible, i.e. while its page would have to be faulted in.
  *
  * KVM must not fault in the page on behalf of the task that signals the eventfd.
- * The fault may be subject to a userfaultfd that nobody serves.  Then, neither the
+ * The fault may be subject to a userfaultfd that isn't served.  Then, neither the
  * VM's process nor its memory could go away, and other VMs would have to wait.  It's
  * the target vCPU that has to deliver the event: before it enters the guest, even if
  * it has to be woken up, before KVM_RUN returns, or when its state is saved.

@@ -46,7 +46,7 @@ struct xen_pages {
 /* Use a different word of the bitmap for each port, up to the very last port. */
 static const u32 evtchn_ports[NR_EVTCHNS] = { 15, 66, 197, 4095 };
 
-/* A byte that isn't written by KVM, unless KVM misbehaves. */
+/* A byte that KVM doesn't write. */
 #define POISON			0x5a
 
 #define CONTROL_TIMER_MS	10
@@ -143,7 +143,7 @@ static void setup_xen(struct kvm_vcpu *vcpu, int *eventfds, bool use_hva)
 	xen_vm_assign_irqfds(vm, irqfds, NR_EVTCHNS);
 }
 
-/* Body of the child process, which creates the VM and otherwise merely exists. */
+/* Body of the child process, which creates the VM, and waits to be killed. */
 static void __noreturn run_vm_process(struct vm_control *control, int *eventfds,
 				      bool use_hva)
 {

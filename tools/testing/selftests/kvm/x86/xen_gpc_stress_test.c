@@ -13,7 +13,7 @@
  *
  *  - no event is lost, unless the contents of the pages are.  Each event is either
  *    rejected, or seen by the guest.  All but one source of events wait for an event
- *    to be seen before raising the next one, i.e. know exactly.
+ *    to be seen before raising the next one, so that each event is counted.
  *
  *  - KVM doesn't write a page after the page was replaced, i.e. after mmap(), fork(),
  *    mremap() or exit() is done.  Such pages are kept, and must not change.
@@ -1052,7 +1052,7 @@ static int op_swap(struct stress *stress)
 
 static int op_migrate(struct stress *stress)
 {
-	int nodes[NR_PAGES], status[NR_PAGES], page, nr_moved = 0;
+	int nodes[NR_PAGES], old[NR_PAGES], status[NR_PAGES], page, nr_moved = 0;
 	void *pages[NR_PAGES];
 
 	stress->node = !stress->node;
@@ -1061,10 +1061,13 @@ static int op_migrate(struct stress *stress)
 		nodes[page] = stress->node;
 	}
 
-	TEST_ASSERT(move_pages(0, NR_PAGES, pages, nodes, status, MPOL_MF_MOVE) >= 0,
+	TEST_ASSERT(!move_pages(0, NR_PAGES, pages, NULL, old, 0) &&
+		    move_pages(0, NR_PAGES, pages, nodes, status, MPOL_MF_MOVE) >= 0,
 		    "move_pages() failed: %s", strerror(errno));
+
+	/* The status of a page that was there before is that node, too. */
 	for (page = 0; page < NR_PAGES; page++)
-		nr_moved += status[page] == stress->node;
+		nr_moved += status[page] == stress->node && old[page] == !stress->node;
 	return nr_moved > 0;
 }
 

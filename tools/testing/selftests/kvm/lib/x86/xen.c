@@ -39,8 +39,8 @@ void xen_vm_init(struct kvm_vm *vm)
 }
 
 /*
- * Set an attribute that is a number.  Each of them is at the begin of the union,
- * and its size doesn't matter, as x86 is little-endian.
+ * Set an attribute that is a number.  All numbers are at the start of the union, and
+ * their size doesn't matter, as x86 is little-endian.
  */
 void xen_vm_set_attr(struct kvm_vm *vm, u16 type, u64 value)
 {
