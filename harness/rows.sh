@@ -12,7 +12,7 @@ declare -A ROW_TITLE=(
 	[lifetime]="writes after exit"
 	[fifo]="refresh against a preempted invalidation"
 	[irqfd]="irqfd while shared_info is not accessible"
-	[storm]="storm of events and invalidations"
+	[stress]="stress by events and invalidations"
 	[rounds]="reap of VMs that nobody holds"
 	[userfault]="refresh that waits for a userfault"
 	[prefault]="pre-fault the memory of a VM that dies"
@@ -25,7 +25,7 @@ declare -A ROW_TEST=(
 	[lifetime]=x86/xen_gpc_lifetime_test
 	[fifo]=x86/xen_gpc_fifo_test
 	[irqfd]=x86/xen_gpc_irqfd_test
-	[storm]=x86/xen_gpc_storm_test
+	[stress]=x86/xen_gpc_stress_test
 	[rounds]=mmu_notifier_reap_test
 	[userfault]=x86/xen_gpc_userfault_test
 	[prefault]=x86/pre_fault_dead_vm_test
@@ -42,13 +42,13 @@ declare -A ROW_ARGS=(
 )
 # Pages are moved between nodes.
 declare -A ROW_APPEND=(
-	[storm]=numa=fake=2
+	[stress]=numa=fake=2
 )
 # With a thread for each CPU, QEMU 7.2 mixes up the registers of a guest and of its
-# host, after some minutes of storm: a vCPU is found at the instruction after the
+# host, after some minutes of the stress test: a vCPU is found at the instruction after the
 # host's VMRUN, on the host's stack, and never gets away from there.
 declare -A ROW_TCG=(
-	[storm]=single
+	[stress]=single
 )
 
 ROWS_DIR=${ROWS_DIR:-$BUILD/rows}
@@ -126,13 +126,13 @@ is_clean()
 	[ "$(cell "$@")" = clean ] && ! lacks_something "$@"
 }
 
-# lacks_something ROW FLAVOUR TREE: the machine has all that the storm wants, but for
+# lacks_something ROW FLAVOUR TREE: the machine has all that the stress test wants, but for
 # huge pages with PREEMPT_RT. What is skipped nonetheless is printed once more.
 lacks_something()
 {
-	local skips thp=storm.thp
+	local skips thp=stress.thp
 
-	[ "$1" = storm ] || return
+	[ "$1" = stress ] || return
 	[ "$2" != std ] || thp=none
 	skips=$(grep -E '^ok [0-9]+ .*# SKIP' "$ROWS_DIR/$1-$2-$3.out" | grep -vF "$thp") || return
 	sed 's/^ok /not ok, it must not be skipped: /' <<< "$skips"

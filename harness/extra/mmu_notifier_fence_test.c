@@ -3,13 +3,13 @@
  * Test that a VM's memory isn't used anymore once the mmu_notifier was told, by
  * a non-blockable invalidation, that the VM's mm is being reaped.
  *
- * Usually, the tasks of such a VM have been killed, i.e. nobody can look at what
- * KVM makes of it.  Let the invalidation come out of nowhere, using a hook that
- * is not part of the kernel proper, and check
+ * Usually, the tasks of such a VM have been killed, i.e. can't check what KVM does.
+ * Trigger the invalidation of a live mm, by a hook that isn't part of the kernel, and
+ * check
  *
- *  - that from the moment start() has returned no vCPU writes the memory,
+ *  - that no vCPU writes the memory after start() has returned,
  *  - that KVM_RUN fails with -EIO, no matter where the vCPU was,
- *  - that a vCPU which comes online at the same time is no exception,
+ *  - that this is also true for a vCPU that comes online at the same time,
  *  - that start() and end() are balanced, and blockable pairs are unaffected.
  */
 #include <poll.h>
@@ -28,15 +28,16 @@
 #include "processor.h"
 #include "apic.h"
 #include "svm_util.h"
-#include "kernel_splats.h"
+#include "kernel_complaints.h"
 #include "kvm_test_harness.h"
+#include "wait_for.h"
 
 #define TRIGGER			"/sys/kernel/debug/mmu_notifier_trigger"
 #define CREATE_VCPU_DELAY	"/sys/module/kvm/parameters/create_vcpu_delay_ms"
 
 #define MAX_VCPUS		4
 
-/* Memory that nobody but the guest writes; each vCPU has its share of a page. */
+/* Memory that only the guest writes.  Each vCPU has its share of a page. */
 #define TEST_MEM_GPA		0xc0000000ul
 #define TEST_MEM_GVA		TEST_MEM_GPA
 #define TEST_MEM_SLOT		10
@@ -45,39 +46,15 @@
 #define SHARE_SIZE		(PAGE_SIZE / MAX_VCPUS)
 #define SHARE_WORDS		128
 
-/* Whether or not a store comes too late is a matter of luck, try a few times. */
+/* It depends on timing if a late store is observed, try a few times. */
 #define NR_ROUNDS		4
 
-/* Time for stores that must not happen to happen. */
+/* Time for stores that must not happen. */
 #define SETTLE_US		20000
 
-/*
- * All but immediately, but the host might be (very) slow.  It's a lot less than
- * forever, which is what it takes a vCPU that isn't kicked.
- */
+/* Almost at once, but the host might be (very) slow.  Without a kick, it's never. */
 #define EIO_TIMEOUT_NS		(5 * NSEC_PER_SEC)
-#define WAIT_TIMEOUT_NS		(20 * NSEC_PER_SEC)
 #define TEST_TIMEOUT_SEC	120
-
-/* Poll for @cond, evaluates to whether or not it became true in time. */
-#define wait_for_ns(cond, timeout_ns)					\
-({									\
-	s64 deadline = now_ns() + (timeout_ns);				\
-	bool ok;							\
-									\
-	while (!(ok = (cond)) && now_ns() < deadline)			\
-		usleep(500);						\
-	ok;								\
-})
-#define wait_for(cond)		wait_for_ns(cond, WAIT_TIMEOUT_NS)
-
-static s64 now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return timespec_to_ns(ts);
-}
 
 /* The trigger.  All of these return 0 or -errno. */
 
@@ -132,7 +109,7 @@ static void *run_vcpu(void *arg)
 {
 	struct runner *runner = arg;
 
-	/* There's no fd (yet) if the vCPU is being created by someone else. */
+	/* There's no fd (yet) if another task is creating the vCPU. */
 	do {
 		runner->ret = ioctl(runner->fd, KVM_RUN, NULL) ? -errno : 0;
 	} while (runner->ret == -EBADF);
@@ -155,8 +132,8 @@ static bool is_done(struct runner *runner)
 }
 
 /*
- * KVM_RUN must return -EIO, and so must the next one.  If it doesn't return then
- * there's nothing to join; the threads are gone when the test's process exits.
+ * KVM_RUN must return -EIO, and so must the next one.  If it doesn't return, the
+ * thread can't be joined; it ends when the test's process exits.
  */
 static void expect_eio(struct __test_metadata *_metadata, struct runner *runner)
 {
@@ -187,9 +164,9 @@ static bool is_hammering(u8 *mem, int idx)
 }
 
 /*
- * Write all of the vCPU's share of the memory over and over, a different value
- * each time, so that every single store shows.  Unroll the loop to make it hard
- * for an emulator of this guest's CPU to stop in the middle of it.
+ * Write all of the vCPU's share of the memory again and again, a different value
+ * each time, so that each store can be seen.  Unroll the loop so that an emulator of
+ * this guest's CPU rarely stops in the middle of it.
  */
 static void __noreturn hammer(int idx)
 {
@@ -333,7 +310,7 @@ struct reaper {
 	int ret;
 };
 
-/* Between start() and the snapshot is as little as possible. */
+/* Do as little as possible between start() and the snapshot. */
 static void *reap(void *arg)
 {
 	struct reaper *reaper = arg;
@@ -360,7 +337,7 @@ static void test_fence(struct __test_metadata *_metadata, FIXTURE_DATA(fence) *s
 
 	start_hammering(_metadata, self, variant);
 
-	/* Blockable pairs are everyday business. */
+	/* Blockable pairs have no lasting effect. */
 	for (i = 0; i < TEST_MEM_PAGES; i++)
 		kvm_madvise(self->mem + i * PAGE_SIZE, PAGE_SIZE, MADV_DONTNEED);
 	kvm_madvise(self->mem, TEST_MEM_SIZE, MADV_DONTNEED);
@@ -415,7 +392,7 @@ static void test_fence(struct __test_metadata *_metadata, FIXTURE_DATA(fence) *s
 		}
 	}
 
-	/* Another pair, and blockable ones within and after it, are fine, too. */
+	/* Another pair, and blockable ones within and after it, still work. */
 	EXPECT_EQ(start_invalidation(reapers[0].fd, self->mem, PAGE_SIZE), 0);
 	kvm_madvise(self->mem, PAGE_SIZE, MADV_DONTNEED);
 	EXPECT_EQ(end_invalidation(reapers[0].fd), 0);
@@ -427,7 +404,7 @@ static void test_fence(struct __test_metadata *_metadata, FIXTURE_DATA(fence) *s
 	pthread_barrier_destroy(&barrier);
 
 	kvm_vm_free(self->vm);
-	EXPECT_EQ(count_kernel_splats(self->kmsg_fd), 0);
+	EXPECT_EQ(count_kernel_complaints(self->kmsg_fd), 0);
 }
 
 /* vCPUs in the guest are kicked out, and stay out. */
@@ -447,7 +424,7 @@ TEST_F_TIMEOUT(fence, running, TEST_TIMEOUT_SEC)
 	TH_LOG("KVM_RUN returned after %ld us at most", max_eio_ns / 1000);
 }
 
-/* Fire an invalidation at the mm, and leave the pair open. */
+/* Start an invalidation of the mm, and don't end it. */
 static int fence_vm(struct __test_metadata *_metadata)
 {
 	int fd = open_trigger();
@@ -462,7 +439,7 @@ static void finish_fence(struct __test_metadata *_metadata, int fd, int kmsg_fd)
 {
 	EXPECT_EQ(end_invalidation(fd), 0);
 	close(fd);
-	EXPECT_EQ(count_kernel_splats(kmsg_fd), 0);
+	EXPECT_EQ(count_kernel_complaints(kmsg_fd), 0);
 	if (kmsg_fd >= 0)
 		close(kmsg_fd);
 }
@@ -535,8 +512,8 @@ FIXTURE_TEARDOWN(halted)
 }
 
 /*
- * A vCPU that is blocked in HLT isn't in the guest.  It's left alone, but when
- * something else wakes it, it doesn't get to the guest.
+ * A vCPU that is blocked in HLT isn't in the guest.  It isn't woken up, but it doesn't
+ * enter the guest when it's woken up by something else.
  */
 TEST_F_TIMEOUT(halted, halted, TEST_TIMEOUT_SEC)
 {
@@ -561,7 +538,7 @@ TEST_F_TIMEOUT(halted, halted, TEST_TIMEOUT_SEC)
 		ASSERT_TRUE(wait_for(READ_ONCE(*nr_halts) == i)) {
 			TH_LOG("The vCPU doesn't halt, or isn't woken");
 		}
-		/* It isn't seen when the vCPU stops polling and blocks. */
+		/* Give the vCPU time to stop polling, and to block. */
 		usleep(SETTLE_US);
 		if (i == NR_ROUNDS)
 			break;
@@ -593,7 +570,7 @@ TEST_F_TIMEOUT(halted, halted, TEST_TIMEOUT_SEC)
 	finish_fence(_metadata, fd, kmsg_fd);
 }
 
-/* For the timeout, the default is too short for a (very) slow host. */
+/* The default timeout is too short for a (very) slow host. */
 FIXTURE(vm) {
 };
 
@@ -668,7 +645,7 @@ static void *create_vcpus(void *arg)
 	return NULL;
 }
 
-/* vCPUs that are created, and run for the first time, all the while. */
+/* Create vCPUs, and run them for the first time, at the same time. */
 TEST_F_TIMEOUT(vm, created, TEST_TIMEOUT_SEC)
 {
 	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
@@ -711,7 +688,7 @@ TEST_F_TIMEOUT(vm, created, TEST_TIMEOUT_SEC)
 
 	TH_LOG("%d vCPUs, %d of %d invalidations before the last one was created",
 	       nr_vcpus, nr_cut_short, i);
-	EXPECT_EQ(count_kernel_splats(kmsg_fd), 0);
+	EXPECT_EQ(count_kernel_complaints(kmsg_fd), 0);
 	close(kmsg_fd);
 }
 
@@ -735,8 +712,8 @@ FIXTURE_TEARDOWN(created_slowly)
 }
 
 /*
- * A vCPU that isn't online yet isn't seen by the invalidation, but someone who
- * guesses the number of its fd can already be waiting to run it.
+ * The invalidation doesn't find a vCPU that isn't online yet, but a task that guesses
+ * the number of its fd can already be waiting to run it.
  */
 TEST_F_TIMEOUT(created_slowly, coming_online, TEST_TIMEOUT_SEC)
 {
@@ -751,7 +728,7 @@ TEST_F_TIMEOUT(created_slowly, coming_online, TEST_TIMEOUT_SEC)
 	if (!set_create_vcpu_delay(1000))
 		SKIP(return, "Can't make the creation of a vCPU take longer");
 
-	/* Open what stays open first, the vCPU gets the lowest free number. */
+	/* Open other files first, the vCPU gets the lowest free number. */
 	fd = open_trigger();
 	ASSERT_GE(fd, 0);
 	vcpu_fd = dup(0);
@@ -821,14 +798,14 @@ static int open_uffd(void *mem, size_t size)
 }
 
 /*
- * A page fault that looks up the page after the memory was reaped.  The previous
- * page is still mapped, read-only, in KVM's page tables, nobody bothered to zap
- * that, and it's not the page that is found now.  KVM's TDP MMU takes replacing
- * one with the other for memory corruption, and it would be right.
+ * A page fault that looks up the page after the memory was reaped.  The previous page
+ * is still mapped, read-only, in KVM's page tables, as it wasn't zapped, and the
+ * look-up finds another page.  KVM's TDP MMU treats the replacement of one by the
+ * other as memory corruption.
  *
- * Write-protect a page using userfaultfd, let the guest read and write it, and
- * reap it while the write waits, in the middle of the look-up, to be told to
- * retry.  Hold the old page, for its contents, and to not get the same one again.
+ * Write-protect a page by a userfaultfd, let the guest read and write it, and reap it
+ * while the write waits for the userfaultfd in the middle of the look-up.  Keep a
+ * reference to the old page, to check its contents, and so that it isn't reused.
  */
 TEST_F_TIMEOUT(vm, page_fault, TEST_TIMEOUT_SEC)
 {
@@ -861,14 +838,14 @@ TEST_F_TIMEOUT(vm, page_fault, TEST_TIMEOUT_SEC)
 	ASSERT_EQ(pipe(pipe_fds), 0);
 	ASSERT_EQ(vmsplice(pipe_fds[1], &iov, 1, 0), sizeof(*mem));
 
-	/* Have it mapped read-only. */
+	/* Let KVM map it read-only. */
 	vcpu_run(vcpu);
 	ASSERT_EQ(get_ucall(vcpu, &uc), UCALL_SYNC);
 	ASSERT_EQ(uc.args[1], OLD_VALUE);
 
 	start_runner(&runner, vcpu->fd);
 	pollfd = (struct pollfd) { .fd = uffd, .events = POLLIN };
-	ASSERT_EQ(poll(&pollfd, 1, WAIT_TIMEOUT_NS / 1000000), 1);
+	ASSERT_EQ(poll(&pollfd, 1, WAIT_TIMEOUT_SEC * 1000), 1);
 	ASSERT_EQ(read(uffd, &msg, sizeof(msg)), sizeof(msg));
 	ASSERT_EQ(msg.event, UFFD_EVENT_PAGEFAULT);
 	ASSERT_TRUE(msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP);
@@ -877,8 +854,8 @@ TEST_F_TIMEOUT(vm, page_fault, TEST_TIMEOUT_SEC)
 	EXPECT_FALSE(is_done(&runner));
 
 	/*
-	 * Not UFFDIO_UNREGISTER, nor UFFDIO_WRITEPROTECT.  Both are preceded by
-	 * a blockable invalidation, i.e. KVM would zap the mapping after all.
+	 * Don't use UFFDIO_UNREGISTER or UFFDIO_WRITEPROTECT.  Both invalidate the
+	 * page before, with a blockable range, i.e. KVM would zap the mapping.
 	 */
 	range = (struct uffdio_range) { (unsigned long)mem, TEST_MEM_SIZE };
 	ASSERT_EQ(ioctl(uffd, UFFDIO_WAKE, &range), 0);
@@ -894,7 +871,7 @@ TEST_F_TIMEOUT(vm, page_fault, TEST_TIMEOUT_SEC)
 	close(pipe_fds[1]);
 	close(uffd);
 	kvm_vm_free(vm);
-	EXPECT_EQ(count_kernel_splats(kmsg_fd), 0);
+	EXPECT_EQ(count_kernel_complaints(kmsg_fd), 0);
 	close(kmsg_fd);
 	close(fd);
 }

@@ -2,14 +2,14 @@
 /*
  * KUnit tests for KVM's MMU notifier, included by kvm_main.c.
  *
- * The gate is tested alone, all else with a real mm and a real VM, by way of
- * the mm's API.  There is no guest, none of the vCPUs ever enters it.  All memory
- * of the VM but the page of a gfn_to_pfn_cache is memslots without VMAs, so that
- * there is nobody else who could invalidate it.
+ * The gate is tested alone, everything else with a real mm and a real VM, by the
+ * mm's API.  There is no guest, i.e. the vCPUs never enter it.  The VM has memslots
+ * without VMAs, so that only the test invalidates them, and the page of a
+ * gfn_to_pfn_cache.
  *
- * Whatever might block if it's broken is done by another task, a job, which the
- * test waits for with a timeout.  A job that doesn't come back is left behind
- * with all that it uses.
+ * What might block if KVM is broken is done by another task, a job, which the test
+ * waits for with a timeout.  If a job doesn't return, it isn't cleaned up, and
+ * neither is anything that it uses.
  */
 
 #include <kunit/test.h>
@@ -31,19 +31,19 @@
 #include "mmu.h"
 #endif
 
-/* Else, non-blockable invalidations are handled like blockable ones. */
+/* Without it, non-blockable invalidations are handled like blockable ones. */
 #define MN_TEST_HAS_FENCE	IS_ENABLED(CONFIG_KVM_MMU_NOTIFIER_FENCE)
 
 #define MN_TEST_TIMEOUT_US	(10 * USEC_PER_SEC)
 
-/* Long enough for somebody who should wait, but doesn't. */
+/* Long enough to find a missing wait. */
 #define MN_TEST_SHORT_US	(20 * USEC_PER_MSEC)
 
 #define MN_TEST_HVA		0x10000000UL
 #define MN_TEST_NR_PAGES	80
 #define MN_TEST_GPC_LEN		8
 
-/* The id is the index; the last one is an alias of half of the second. */
+/* The id is the index.  The last one has the HVAs of half of the second one. */
 static const struct mn_test_slot {
 	unsigned int page, nr_pages;
 } mn_test_slots[] = {
@@ -58,7 +58,7 @@ static const struct mn_test_slot {
 #define MN_TEST_HOLE		32
 #define MN_TEST_HOLE_PAGES	16
 
-/* What KVM counts, or should have counted. */
+/* What KVM counts, and the values that the test expects. */
 struct mn_test_counts {
 	unsigned long nr_active;
 	long in_progress;
@@ -83,18 +83,18 @@ struct mn_test {
 	unsigned long gpc_hva;
 	struct mn_test_counts counts;
 
-	/* Of KVM's start() and end(), for as long as they're intercepted. */
+	/* Calls of KVM's start() and end(), while they are intercepted. */
 	int nr_starts, nr_ends;
 
-	/* What the fence has called, for as long as that's intercepted. */
+	/* What the fence has called, while that is intercepted. */
 	atomic_t nr_fences, nr_unmaps, nr_reclaims;
 	bool wrong_fence, wrong_reclaim;
 
-	/* Of a task that runs the vCPU. */
+	/* The result of a task that runs the vCPU. */
 	struct completion run_done;
 	int run_ret;
 
-	/* A job that does something until it's told that it's done. */
+	/* A job sets @go when it has begun, and continues until @done is set. */
 	bool go, done;
 	int cpus[2];
 	const struct mn_test_lock *locks;
@@ -102,7 +102,7 @@ struct mn_test {
 	struct mn_test_pair job_pair;
 	atomic_t nr_ready;
 
-	/* A job didn't come back. */
+	/* A job didn't return. */
 	bool stuck;
 };
 
@@ -200,8 +200,8 @@ static bool mn_test_is_done(struct mn_test_job *job)
 }
 
 /*
- * Stay on this CPU, and pick another one, or two if there are, for jobs that spin
- * and disable preemption or interrupts.
+ * Stay on this CPU, and choose another CPU, or two if possible, for jobs that spin
+ * with preemption or interrupts disabled.
  */
 static void mn_test_take_cpus(struct mn_test *t)
 {
@@ -228,7 +228,7 @@ static void mn_test_put_cpus(struct mn_test *t)
 	migrate_enable();
 }
 
-/* Don't sleep, the CPU that the job has for itself may be in charge of timers. */
+/* Don't sleep, the job may spin on the CPU that handles timers. */
 static void mn_test_wait_for_go(struct mn_test *t, struct mn_test_job *job)
 {
 	bool go = mn_test_spin_until(READ_ONCE(t->go) || mn_test_is_done(job),
@@ -242,7 +242,7 @@ static unsigned long mn_test_hva(unsigned int page)
 	return MN_TEST_HVA + page * PAGE_SIZE;
 }
 
-/* Refreshes that sleep, and a swap of memslots that does. */
+/* The number of refreshes, and swaps of memslots, that sleep. */
 static int mn_test_nr_waiters(struct kvm_invalidate_gate *gate)
 {
 	guard(spinlock)(&gate->lock);
@@ -278,7 +278,7 @@ static int mn_test_new_vcpu_fn(void *data)
 
 	new->fd = kvm_vm_ioctl_create_vcpu(new->kvm, new->id);
 	if (new->fd >= 0) {
-		/* The vCPU stays, but its reference to the VM has to go. */
+		/* Keep the vCPU, but drop its reference to the VM. */
 		close_fd(new->fd);
 		task_work_run();
 	}
@@ -289,7 +289,7 @@ static int mn_test_new_vcpu_fn(void *data)
 
 /*
  * A vCPU inherits permissions from the FPU state of the task that creates it.
- * Kthreads, i.e. KUnit and jobs, don't have any, as X86_DEBUG_FPU would tell.
+ * Kthreads, i.e. KUnit and jobs, don't have any, which X86_DEBUG_FPU reports.
  */
 static struct kvm_vcpu *mn_test_create_vcpu(struct mn_test *t, int id)
 {
@@ -298,7 +298,7 @@ static struct kvm_vcpu *mn_test_create_vcpu(struct mn_test *t, int id)
 
 	init_completion(&new.done);
 
-	/* Nobody waits for it, kthreads ignore SIGCHLD. */
+	/* Its exit isn't waited for, kthreads ignore SIGCHLD. */
 	pid = user_mode_thread(mn_test_new_vcpu_fn, &new, CLONE_FILES | SIGCHLD);
 	KUNIT_EXPECT_GT(t->test, pid, 0);
 	if (pid < 0)
@@ -312,7 +312,7 @@ static struct kvm_vcpu *mn_test_create_vcpu(struct mn_test *t, int id)
 	return kvm_get_vcpu_by_id(t->kvm, id);
 }
 
-/* The last thing that kvm_init() does is to register the device. */
+/* kvm_init() registers the device last. */
 static void mn_test_need_kvm(struct kunit *test)
 {
 	if (!kvm_dev.list.next || list_empty(&kvm_dev.list))
@@ -336,7 +336,7 @@ static void mn_test_create_vm(struct kunit *test)
 	kvm = kvm_create_vm(0, "kunit");
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, kvm);
 	kvm_uevent_notify_change(KVM_EVENT_CREATE_VM, kvm);
-	/* The last one went with its VM, this is another one. */
+	/* The cache of the previous VM isn't used anymore. */
 	memset(&t->gpc, 0, sizeof(t->gpc));
 	kvm_gpc_init(&t->gpc, kvm);
 	t->kvm = kvm;
@@ -368,7 +368,7 @@ static int mn_test_gpc_activate(struct mn_test *t)
 	return kvm_gpc_activate_hva(&t->gpc, t->gpc_hva, MN_TEST_GPC_LEN);
 }
 
-/* A VM with something to fence off. */
+/* A VM with a vCPU and a valid cache. */
 static void mn_test_create_busy_vm(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -392,7 +392,7 @@ static void mn_test_destroy_vm(struct mn_test *t)
 	if (!kvm)
 		return;
 
-	/* All else is KVM's. */
+	/* KVM frees everything else. */
 	kvm_gpc_deactivate(&t->gpc);
 	t->vcpu = NULL;
 	t->kvm = NULL;
@@ -475,7 +475,7 @@ static void mn_test_start(struct mn_test *t, struct mn_test_pair *pair,
 	mn_test_expect_counts(t);
 }
 
-/* As zap_vma_for_reaping(), called by whoever has marked the mm. */
+/* As zap_vma_for_reaping(), whose callers have marked the mm. */
 static int mn_test_start_reaping(struct mmu_notifier_range *range)
 {
 	int ret;
@@ -528,7 +528,7 @@ static void mn_test_end(struct mn_test *t, struct mn_test_pair *pair)
 	mn_test_expect_counts(t);
 }
 
-/* Is the VM fenced off, as seen by whoever is about to free its memory? */
+/* Is the VM fenced off, as seen by the task that is about to free its memory? */
 static bool mn_test_is_fenced(struct mn_test *t)
 {
 	struct kvm *kvm = t->kvm;
@@ -538,7 +538,7 @@ static bool mn_test_is_fenced(struct mn_test *t)
 	       kvm_test_request(KVM_REQ_VM_DEAD, t->vcpu);
 }
 
-/* As __oom_reap_task_mm(), but don't free anything. */
+/* As __oom_reap_task_mm(), but without freeing anything. */
 static int mn_test_reap(struct mn_test *t)
 {
 	struct mmu_notifier_range range;
@@ -562,7 +562,7 @@ static int mn_test_reap(struct mn_test *t)
 }
 
 /*
- * The gate, alone.
+ * The gate.
  */
 static void mn_test_enter(struct mn_test *t, unsigned int page)
 {
@@ -701,19 +701,19 @@ static void test_gate_full(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, nr - 1));
 	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, nr));
 
-	/* There may be anything in those that aren't known. */
+	/* The gate knows only the number of the others, i.e. every page is busy. */
 	mn_test_enter(t, nr);
 	mn_test_enter(t, 0);
 	KUNIT_EXPECT_EQ(test, t->gate.nr_active, nr + 2);
 	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, nr));
 	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, nr + 10));
 
-	/* There's room again, but not for those that are in flight. */
+	/* There's room again, but not for those that are in flight already. */
 	mn_test_leave(t, 1);
 	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 1));
 	mn_test_enter(t, 1);
 
-	/* One of two equal ranges that are known, or not. */
+	/* Of two equal ranges, one is recorded, the other one isn't. */
 	mn_test_leave(t, 0);
 	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, nr + 10));
 	mn_test_leave(t, nr);
@@ -728,7 +728,7 @@ static void test_gate_full(struct kunit *test)
 		mn_test_leave(t, i);
 	mn_test_expect_idle(t);
 
-	/* All the same. */
+	/* All of them have the same range. */
 	for (i = 0; i < nr + 3; i++)
 		mn_test_enter(t, 0);
 	for (i = 0; i < nr + 3; i++) {
@@ -793,7 +793,7 @@ static unsigned long mn_test_nr_sleeps(struct mn_test_job **jobs, int nr_jobs)
 	return nr_sleeps;
 }
 
-/* A leave() too many is reported, and doesn't shut the gate forever. */
+/* An unbalanced leave() is reported, and the gate can still be locked. */
 static void test_gate_underflow(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -819,7 +819,7 @@ static void test_gate_underflow(struct kunit *test)
 	mn_test_expect_idle(t);
 }
 
-/* So is one of a range that isn't in flight; the memslots can be swapped. */
+/* A leave() of a range that isn't in flight is reported, the gate can be locked. */
 static void test_gate_mismatch(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -840,7 +840,7 @@ static void test_gate_mismatch(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_lock)), 0);
 }
 
-/* Locking the gate waits for all that are in flight, who wait for nobody. */
+/* Locking the gate waits for all in flight, but an enter() doesn't wait for that. */
 static void test_gate_lock_waits(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -875,7 +875,7 @@ static int mn_test_gate_hold(struct mn_test *t)
 	return 0;
 }
 
-/* No invalidation begins or ends while the memslots are being swapped. */
+/* No invalidation begins or ends while the gate is locked. */
 static void test_gate_lock_excludes(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -893,7 +893,7 @@ static void test_gate_lock_excludes(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
 }
 
-/* The end of an invalidation wakes whom it concerns, and nobody else. */
+/* The end of an invalidation wakes only tasks that wait for it. */
 static void test_gate_wakes(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -911,7 +911,7 @@ static void test_gate_wakes(struct kunit *test)
 	jobs[3] = mn_test_run_waiter(t, mn_test_gate_lock, 0);
 	nr_sleeps = mn_test_nr_sleeps(jobs, 4);
 
-	/* Nobody has been waiting for it, or the page is in another one. */
+	/* No task waits for these, or the page is in another one. */
 	mn_test_leave(t, 2);
 	mn_test_enter(t, 0);
 	mn_test_leave(t, 0);
@@ -919,7 +919,7 @@ static void test_gate_wakes(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mn_test_nr_sleeps(jobs, 4), nr_sleeps);
 	KUNIT_EXPECT_EQ(test, mn_test_nr_waiters(&t->gate), 4);
 
-	/* All who have been waiting for it. */
+	/* All tasks that wait for it. */
 	nr_sleeps = mn_test_nr_sleeps(&jobs[2], 2);
 	mn_test_leave(t, 0);
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, jobs[0]), -EAGAIN);
@@ -941,7 +941,7 @@ static void test_gate_wakes(struct kunit *test)
 	mn_test_expect_idle(t);
 }
 
-/* Those who wait for what the gate doesn't know wait for all of that. */
+/* A task that waits for a range that isn't recorded waits for all of these. */
 static void test_gate_wakes_full(struct kunit *test)
 {
 	const int nr = KVM_INVALIDATE_NR_RANGES;
@@ -965,7 +965,7 @@ static void test_gate_wakes_full(struct kunit *test)
 	mn_test_expect_idle(t);
 }
 
-/* Once the caches are closed, the next end() is enough, of whatever range. */
+/* Once the caches are closed, the next end(), of any range, wakes the task. */
 static void test_gate_wakes_closed(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -984,7 +984,7 @@ static void test_gate_wakes_closed(struct kunit *test)
 	mn_test_expect_idle(t);
 }
 
-/* Of two who wait for the same, one is killed. */
+/* Two tasks wait for the same page, one of them is killed. */
 static void test_gate_wait_killed(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -1045,7 +1045,7 @@ static const struct mn_test_where mn_test_wheres[] = {
 	{ "one page of a memslot", 20, 1 },
 	{ "a memslot", 16, 16 },
 	{ "two memslots, same HVAs", 58, 2 },
-	{ "across the begin of a memslot", 15, 2 },
+	{ "across the start of a memslot", 15, 2 },
 	{ "across the end of a memslot", 31, 2 },
 	{ "across two memslots", 20, 30 },
 	{ "everything", 0, MN_TEST_NR_PAGES },
@@ -1066,7 +1066,7 @@ static void test_mn_pairs(struct kunit *test)
 	mn_test_create_vm(test);
 	mn_test_expect_counts(t);
 
-	/* Once without fence, once with a fence in the middle, then behind it. */
+	/* First without the fence, then the fence in the middle, then after the fence. */
 	for (i = 0; i < 3; i++) {
 		mn_test_start(t, &a, w->page, w->nr_pages);
 		mn_test_start(t, &b, w->page, w->nr_pages);
@@ -1086,11 +1086,11 @@ static unsigned int mn_test_seed;
 module_param(mn_test_seed, uint, 0644);
 MODULE_PARM_DESC(mn_test_seed, "Seed of KUnit's random MMU notifier invalidations, 0 for any");
 
-/* Half of them are open, i.e. more than the gate can tell apart. */
+/* Half of them are open, i.e. more than the gate has room for. */
 #define MN_TEST_NR_PAIRS	(3 * KVM_INVALIDATE_NR_RANGES)
 #define MN_TEST_NR_STEPS	2000
 
-/* The first half of it without non-blockable ones, then the VM is dead. */
+/* The first half has no non-blockable ones, as the VM is dead after the first. */
 static void test_mn_random_pairs(struct kunit *test)
 {
 	u32 seed = mn_test_seed ?: get_random_u32();
@@ -1107,7 +1107,7 @@ static void test_mn_random_pairs(struct kunit *test)
 	kunit_info(test, "kvm.mn_test_seed=%u", seed);
 	prandom_seed_state(&rnd, seed);
 
-	/* The first mistake is the interesting one. */
+	/* Stop at the first failure. */
 	for (i = 0; i < MN_TEST_NR_STEPS && test->status == KUNIT_SUCCESS; i++) {
 		pair = &pairs[prandom_u32_state(&rnd) % MN_TEST_NR_PAIRS];
 		if (pair->open) {
@@ -1131,8 +1131,8 @@ static void test_mn_random_pairs(struct kunit *test)
 }
 
 /*
- * A second notifier, which fails if it must not block.  To have no end() is a
- * condition for that.
+ * A second notifier, which fails if it must not block.  Only a notifier without end()
+ * may do that.
  */
 static int mn_test_other_start(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
 {
@@ -1143,7 +1143,7 @@ static const struct mmu_notifier_ops mn_test_other_ops = {
 	.invalidate_range_start = mn_test_other_start,
 };
 
-/* KVM's notifier, and how often it's called, by this task. */
+/* KVM's notifier, with a count of calls. */
 static int mn_test_kvm_start(struct mmu_notifier *mn, const struct mmu_notifier_range *range)
 {
 	struct mn_test *t = kunit_get_current_test()->priv;
@@ -1190,7 +1190,7 @@ static void test_mn_other_fails(struct kunit *test)
 
 	mn_test_need_kvm(test);
 
-	/* What is registered last is called first. */
+	/* The notifier that was registered last is called first. */
 	KUNIT_ASSERT_EQ(test, kunit_attach_mm(), 0);
 	if (!order->before)
 		KUNIT_ASSERT_EQ(test, mmu_notifier_register(&other, current->mm), 0);
@@ -1259,7 +1259,7 @@ struct mn_test_update {
 	const char *name;
 	mn_test_fn fn;
 
-	/* What it's about, and the memslot as it should be afterwards. */
+	/* A page that is affected, and the memslot after the update. */
 	unsigned int page;
 	int id;
 	unsigned int nr_pages;
@@ -1276,7 +1276,7 @@ static const struct mn_test_update mn_test_updates[] = {
 
 KUNIT_ARRAY_PARAM_DESC(mn_test_update, mn_test_updates, name);
 
-/* Pairs that must not wait for the update. */
+/* These pairs must not wait for the update. */
 static int mn_test_pairs_elsewhere(struct mn_test *t)
 {
 	mn_test_start(t, &t->job_pair, 48, 16);
@@ -1287,7 +1287,7 @@ static int mn_test_pairs_elsewhere(struct mn_test *t)
 	return 0;
 }
 
-/* An update of memslots in the middle of a pair has to wait. */
+/* An update of memslots has to wait for a pair. */
 static void test_mn_memslots(struct kunit *test)
 {
 	const struct mn_test_update *update = test->param_value;
@@ -1353,7 +1353,7 @@ static int mn_test_hold_unless_left(struct mn_test *t)
 	return left ? -EBUSY : 0;
 }
 
-/* Enter the gate before looking for memslots, and don't leave before that's done. */
+/* KVM enters the gate before it looks for memslots, and leaves it after that. */
 static void test_mn_memslots_order(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -1393,7 +1393,7 @@ static int mn_test_update_slots(struct mn_test *t)
 	return ret;
 }
 
-/* Pairs and updates at the same time.  Whatever happens, it must add up. */
+/* Pairs and updates at the same time.  The counts must be balanced. */
 static void test_mn_memslots_race(struct kunit *test)
 {
 	unsigned long end = jiffies + usecs_to_jiffies(MN_TEST_TIMEOUT_US);
@@ -1467,7 +1467,7 @@ static void test_mn_destroy(struct kunit *test)
 
 	mn_test_create_vm(test);
 
-	/* x86 deletes it when destroying the VM, i.e. locks the gate. */
+	/* x86 deletes it when it destroys the VM, i.e. locks the gate. */
 	mutex_lock(&t->kvm->slots_lock);
 	ret = kvm_set_internal_memslot(t->kvm, &mem);
 	mutex_unlock(&t->kvm->slots_lock);
@@ -1482,7 +1482,7 @@ static void test_mn_destroy(struct kunit *test)
 
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_destroy)), 0);
 
-	/* Up to KASAN to find a use of the VM. */
+	/* KASAN would find a use of the VM. */
 	if (last->nonblock)
 		mmu_notifier_invalidate_range_end(&nonblock.range);
 	if (last->elsewhere)
@@ -1491,12 +1491,12 @@ static void test_mn_destroy(struct kunit *test)
 		mmu_notifier_invalidate_range_end(&in_slot.range);
 }
 
-/* The mm of this task goes away with the task, without an end(). */
+/* The mm of this task is freed when the task exits, without an end(). */
 static int mn_test_own_mm(struct mn_test *t)
 {
 	struct mn_test_pair pair;
 
-	/* An assertion that fails ends this task, and the test times out. */
+	/* If an assertion fails, the task exits, and the test times out. */
 	mn_test_create_busy_vm(t->test);
 	mn_test_start(t, &pair, 20, 1);
 	t->mm = NULL;
@@ -1542,12 +1542,12 @@ static void test_mn_fence(struct kunit *test)
 	t->counts.fenced = true;
 	mn_test_expect_counts(t);
 
-	/* For good. */
+	/* This can't be undone. */
 	KUNIT_EXPECT_TRUE(test, kvm_test_request(KVM_REQ_VM_DEAD, t->vcpu));
 	KUNIT_EXPECT_EQ(test, mn_test_gpc_activate(t), -EFAULT);
 	KUNIT_EXPECT_FALSE(test, mn_test_gpc_valid(t));
 
-	/* The ioctl is refused, but may have been under way. */
+	/* The ioctl() is refused, but may have been started before. */
 	vcpu = mn_test_create_vcpu(t, 1);
 	KUNIT_ASSERT_NOT_NULL(test, vcpu);
 	KUNIT_EXPECT_TRUE(test, kvm_test_request(KVM_REQ_VM_DEAD, vcpu));
@@ -1556,7 +1556,7 @@ static void test_mn_fence(struct kunit *test)
 	mn_test_expect_counts(t);
 }
 
-/* That a VM died for another reason doesn't mean that its memory isn't used. */
+/* If the VM died for another reason, its memory may still be in use. */
 static void test_mn_fence_dead_vm(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -1570,9 +1570,9 @@ static void test_mn_fence_dead_vm(struct kunit *test)
 }
 
 /*
- * Make it look as if the vCPU was running the guest on @cpu, and return where
- * it was.  The order of the stores, and of those in mn_test_exit_guest(), is
- * that of a vCPU that does so.
+ * Change the state of the vCPU as if it ran the guest on @cpu.  Returns its old CPU.
+ * The stores here, and in mn_test_exit_guest(), have the order of those of a real
+ * vCPU.
  */
 static int mn_test_enter_guest(struct kvm_vcpu *vcpu, int cpu)
 {
@@ -1592,7 +1592,7 @@ static void mn_test_exit_guest(struct kvm_vcpu *vcpu, int old_cpu)
 	WRITE_ONCE(vcpu->cpu, old_cpu);
 }
 
-/* It's up to DEBUG_ATOMIC_SLEEP to complain. */
+/* If the fence slept, DEBUG_ATOMIC_SLEEP would complain. */
 static void test_mn_fence_no_preempt(struct kunit *test)
 {
 	struct mmu_notifier_range range;
@@ -1607,7 +1607,7 @@ static void test_mn_fence_no_preempt(struct kunit *test)
 	preempt_disable();
 	non_block_start();
 
-	/* Another CPU to send an IPI to, if there is one. */
+	/* Use another CPU, if there is one, for the fence to send an IPI to. */
 	cpu = cpumask_any_but(cpu_online_mask, smp_processor_id());
 	old_cpu = mn_test_enter_guest(t->vcpu, cpu < nr_cpu_ids ? cpu : smp_processor_id());
 
@@ -1627,8 +1627,8 @@ static void test_mn_fence_no_preempt(struct kunit *test)
 }
 
 /*
- * Is the fence, or a second one that would take the first one's word for it, done
- * before it should be?
+ * Is the fence done too early, or its flag set too early, on which a second reaper
+ * skips the fence?
  */
 static bool mn_test_is_early(struct mn_test *t)
 {
@@ -1636,7 +1636,7 @@ static bool mn_test_is_early(struct mn_test *t)
 				  MN_TEST_SHORT_US);
 }
 
-/* A guest that doesn't exit at once when it's kicked. */
+/* A guest that exits some time after it was kicked. */
 static int mn_test_guest(struct mn_test *t)
 {
 	struct kvm_vcpu *vcpu = t->vcpu;
@@ -1658,7 +1658,7 @@ static int mn_test_guest(struct mn_test *t)
 	return !kicked ? -ETIMEDOUT : early ? -EBUSY : 0;
 }
 
-/* Somebody who found the cache valid, and uses it. */
+/* A task that found the cache valid, and uses it. */
 static int mn_test_gpc_reader(struct mn_test *t)
 {
 	bool closed, early;
@@ -1721,53 +1721,86 @@ static void test_mn_fence_waits_for_reader(struct kunit *test)
 }
 
 /*
- * The locks that the fence doesn't wait for, in the order in which they nest.
+ * The locks that the fence doesn't wait for.
  */
-enum mn_test_lock_type {
-	MN_TEST_MUTEX,
-	MN_TEST_SPIN,
-	MN_TEST_SPIN_IRQ,
-	MN_TEST_WRITE,
-	MN_TEST_MMU,
-	MN_TEST_SRCU,
+struct mn_test_lock_type {
+	int (*lock)(void *lock);
+	void (*unlock)(void *lock, int idx);
 };
 
+#define MN_TEST_LOCK_TYPE(name, type, lock_it, unlock_it)			\
+static int mn_test_##name##_lock(void *p)					\
+{										\
+	type *lock = p;								\
+	int idx = 0;								\
+										\
+	lock_it;								\
+	return idx;								\
+}										\
+										\
+static void mn_test_##name##_unlock(void *p, int idx)				\
+{										\
+	type *lock = p;								\
+										\
+	unlock_it;								\
+}										\
+										\
+static const struct mn_test_lock_type mn_test_##name = {			\
+	mn_test_##name##_lock, mn_test_##name##_unlock				\
+}
+
+MN_TEST_LOCK_TYPE(mutex, struct mutex, mutex_lock(lock), mutex_unlock(lock));
+MN_TEST_LOCK_TYPE(spin, spinlock_t, spin_lock(lock), spin_unlock(lock));
+MN_TEST_LOCK_TYPE(spin_irq, spinlock_t, spin_lock_irq(lock), spin_unlock_irq(lock));
+MN_TEST_LOCK_TYPE(write, rwlock_t, write_lock(lock), write_unlock(lock));
+MN_TEST_LOCK_TYPE(srcu, struct srcu_struct, idx = srcu_read_lock(lock),
+		  srcu_read_unlock(lock, idx));
+
+#ifdef KVM_HAVE_MMU_RWLOCK
+#define mn_test_mmu	mn_test_write
+#else
+#define mn_test_mmu	mn_test_spin
+#endif
+
+/* In the order in which they nest. */
 static const struct mn_test_lock {
 	const char *name;
-	enum mn_test_lock_type type;
+	const struct mn_test_lock_type *type;
 	void *global;
 	bool in_kvm, in_vcpu;
 	size_t offset;
 } mn_test_locks[] = {
 #define MN_TEST_KVM_LOCK(type, member)						\
-	{ "kvm->" #member, type, .in_kvm = true, .offset = offsetof(struct kvm, member) }
+	{ "kvm->" #member, &mn_test_##type, .in_kvm = true,			\
+	  .offset = offsetof(struct kvm, member) }
 #define MN_TEST_VCPU_LOCK(type, member)						\
-	{ "vcpu->" #member, type, .in_vcpu = true, .offset = offsetof(struct kvm_vcpu, member) }
-	{ "kvm_lock", MN_TEST_MUTEX, .global = &kvm_lock },
-	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, lock),
-	MN_TEST_VCPU_LOCK(MN_TEST_MUTEX, mutex),
-	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, slots_lock),
-	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, irqfds.resampler_lock),
-	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, irq_lock),
+	{ "vcpu->" #member, &mn_test_##type, .in_vcpu = true,			\
+	  .offset = offsetof(struct kvm_vcpu, member) }
+	{ "kvm_lock", &mn_test_mutex, .global = &kvm_lock },
+	MN_TEST_KVM_LOCK(mutex, lock),
+	MN_TEST_VCPU_LOCK(mutex, mutex),
+	MN_TEST_KVM_LOCK(mutex, slots_lock),
+	MN_TEST_KVM_LOCK(mutex, irqfds.resampler_lock),
+	MN_TEST_KVM_LOCK(mutex, irq_lock),
 #ifdef CONFIG_X86
-	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, arch.apic_map_lock),
+	MN_TEST_KVM_LOCK(mutex, arch.apic_map_lock),
 #endif
-	MN_TEST_KVM_LOCK(MN_TEST_SRCU, srcu),
-	MN_TEST_KVM_LOCK(MN_TEST_SRCU, irq_srcu),
-	MN_TEST_KVM_LOCK(MN_TEST_MUTEX, slots_arch_lock),
-	{ "gpc->refresh_lock", MN_TEST_MUTEX,
+	MN_TEST_KVM_LOCK(srcu, srcu),
+	MN_TEST_KVM_LOCK(srcu, irq_srcu),
+	MN_TEST_KVM_LOCK(mutex, slots_arch_lock),
+	{ "gpc->refresh_lock", &mn_test_mutex,
 	  .offset = offsetof(struct mn_test, gpc.refresh_lock) },
-	MN_TEST_VCPU_LOCK(MN_TEST_WRITE, pid_lock),
-	MN_TEST_KVM_LOCK(MN_TEST_MMU, mmu_lock),
+	MN_TEST_VCPU_LOCK(write, pid_lock),
+	MN_TEST_KVM_LOCK(mmu, mmu_lock),
 #ifdef CONFIG_X86_64
-	MN_TEST_KVM_LOCK(MN_TEST_SPIN, arch.tdp_mmu_pages_lock),
+	MN_TEST_KVM_LOCK(spin, arch.tdp_mmu_pages_lock),
 #endif
 #ifdef CONFIG_X86
-	MN_TEST_KVM_LOCK(MN_TEST_SPIN, arch.mmu_unsync_pages_lock),
+	MN_TEST_KVM_LOCK(spin, arch.mmu_unsync_pages_lock),
 #endif
-	MN_TEST_KVM_LOCK(MN_TEST_SPIN, invalidate_gate.lock),
-	MN_TEST_KVM_LOCK(MN_TEST_SPIN, ring_lock),
-	MN_TEST_KVM_LOCK(MN_TEST_SPIN_IRQ, irqfds.lock),
+	MN_TEST_KVM_LOCK(spin, invalidate_gate.lock),
+	MN_TEST_KVM_LOCK(spin, ring_lock),
+	MN_TEST_KVM_LOCK(spin_irq, irqfds.lock),
 };
 
 static void *mn_test_lock_of(struct mn_test *t, const struct mn_test_lock *lock)
@@ -1779,58 +1812,6 @@ static void *mn_test_lock_of(struct mn_test *t, const struct mn_test_lock *lock)
 		lock->in_vcpu ? (void *)t->vcpu : (void *)t) + lock->offset;
 }
 
-static int mn_test_acquire(struct mn_test *t, const struct mn_test_lock *lock)
-{
-	void *p = mn_test_lock_of(t, lock);
-
-	switch (lock->type) {
-	case MN_TEST_MUTEX:
-		mutex_lock(p);
-		break;
-	case MN_TEST_SPIN:
-		spin_lock((spinlock_t *)p);
-		break;
-	case MN_TEST_SPIN_IRQ:
-		spin_lock_irq((spinlock_t *)p);
-		break;
-	case MN_TEST_WRITE:
-		write_lock((rwlock_t *)p);
-		break;
-	case MN_TEST_MMU:
-		KVM_MMU_LOCK(t->kvm);
-		break;
-	case MN_TEST_SRCU:
-		return srcu_read_lock(p);
-	}
-	return 0;
-}
-
-static void mn_test_release(struct mn_test *t, const struct mn_test_lock *lock, int idx)
-{
-	void *p = mn_test_lock_of(t, lock);
-
-	switch (lock->type) {
-	case MN_TEST_MUTEX:
-		mutex_unlock(p);
-		break;
-	case MN_TEST_SPIN:
-		spin_unlock((spinlock_t *)p);
-		break;
-	case MN_TEST_SPIN_IRQ:
-		spin_unlock_irq((spinlock_t *)p);
-		break;
-	case MN_TEST_WRITE:
-		write_unlock((rwlock_t *)p);
-		break;
-	case MN_TEST_MMU:
-		KVM_MMU_UNLOCK(t->kvm);
-		break;
-	case MN_TEST_SRCU:
-		srcu_read_unlock(p, idx);
-		break;
-	}
-}
-
 KUNIT_ARRAY_PARAM_DESC(mn_test_lock, mn_test_locks, name);
 
 static int mn_test_hold_locks(struct mn_test *t)
@@ -1839,13 +1820,13 @@ static int mn_test_hold_locks(struct mn_test *t)
 	bool done;
 
 	for (i = 0; i < t->nr_locks; i++)
-		idx[i] = mn_test_acquire(t, &t->locks[i]);
+		idx[i] = t->locks[i].type->lock(mn_test_lock_of(t, &t->locks[i]));
 	WRITE_ONCE(t->go, true);
 
 	done = mn_test_spin_until(READ_ONCE(t->done), MN_TEST_TIMEOUT_US);
 
 	while (i--)
-		mn_test_release(t, &t->locks[i], idx[i]);
+		t->locks[i].type->unlock(mn_test_lock_of(t, &t->locks[i]), idx[i]);
 
 	return done ? 0 : -ETIMEDOUT;
 }
@@ -1881,7 +1862,7 @@ static int mn_test_reaper(struct mn_test *t)
 	return mn_test_reap(t);
 }
 
-/* None of them returns from start() before the VM is fenced off. */
+/* start() doesn't return before the VM is fenced off, for none of the reapers. */
 static void test_mn_reapers(struct kunit *test)
 {
 	struct mn_test_job *jobs[MN_TEST_NR_REAPERS];
@@ -1911,7 +1892,7 @@ static void test_mn_reapers(struct kunit *test)
 }
 
 /*
- * What the fence calls on its way.
+ * What the fence calls.
  */
 static void mn_test_trace_fence(void *data, struct kvm *kvm, unsigned int nr_caches)
 {
@@ -1936,7 +1917,7 @@ static void mn_test_untrace(void *data)
 	tracepoint_synchronize_unregister();
 }
 
-/* Tell once, whoever reaps and how often, and don't tell of what isn't done. */
+/* The tracepoint fires once for all reapers.  Nothing is unmapped, or traced as such. */
 static void test_mn_fence_trace(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -1999,8 +1980,8 @@ static void mn_test_restore_reclaim(void *data)
 }
 
 /*
- * Caches are written back once, after vCPUs were kicked out of the guest and
- * before anybody may think that the fence is done.
+ * CPU caches are written back once, after the vCPUs were kicked out of the guest, and
+ * before the flag says that the fence is done.
  */
 static void test_mn_fence_reclaims(struct kunit *test)
 {
@@ -2021,7 +2002,7 @@ static void test_mn_fence_reclaims(struct kunit *test)
 
 #define MN_TEST_FAULT_PAGES	2
 
-/* Returns more than 0 if the vCPU may go on, i.e. also if the fault is stale. */
+/* Returns more than 0 if the vCPU may continue, i.e. also if the fault is stale. */
 static int mn_test_page_fault(struct mn_test *t, unsigned int page)
 {
 	struct kvm_vcpu *vcpu = t->vcpu;
@@ -2043,8 +2024,8 @@ static int mn_test_page_fault(struct mn_test *t, unsigned int page)
 }
 
 /*
- * A page fault that is under way when the VM is fenced off looks up what the mm
- * has, but doesn't map it.  If it does, replacing a stale SPTE is next.
+ * A page fault that has started when the VM is fenced off looks up the page in the
+ * mm, but doesn't map it.  Mapping it might replace a stale SPTE.
  */
 static void test_mn_fence_page_fault(struct kunit *test)
 {
@@ -2077,13 +2058,13 @@ static void test_mn_fence_page_fault(struct kunit *test)
 }
 #endif /* CONFIG_X86 */
 
-/* A task like those of the VM: it shares the mm and, unlike kthreads, has FPU state. */
+/* The task shares the mm, as tasks of the VM do, and, unlike kthreads, has FPU state. */
 static int mn_test_run_vcpu(void *data)
 {
 	struct mn_test *t = data;
 	struct kvm_vcpu *vcpu = t->vcpu;
 
-	/* The ioctl() is refused, but may have been under way. */
+	/* The ioctl() is refused, but may have been started before. */
 	mutex_lock(&vcpu->mutex);
 	vcpu->wants_to_run = true;
 	t->run_ret = kvm_arch_vcpu_ioctl_run(vcpu);
@@ -2164,7 +2145,7 @@ static long mn_test_do_ioctl(struct mn_test *t, const struct mn_test_ioctl *ioct
 	return kvm_vcpu_ioctl(&file, ioctl->cmd, arg);
 }
 
-/* Everything is refused, by way of the VM as well as of the vCPU. */
+/* All ioctl()s are refused, on the VM and on the vCPU. */
 static void test_mn_fence_ioctl(struct kunit *test)
 {
 	static const struct mn_test_ioctl check = MN_TEST_VM_IOCTL(KVM_CHECK_EXTENSION);
@@ -2178,7 +2159,7 @@ static void test_mn_fence_ioctl(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mn_test_do_ioctl(t, ioctl, 0), -EIO);
 }
 
-/* That the range isn't blockable is for an mm that is being reaped only. */
+/* Only an mm that is being reaped may have a range that isn't blockable. */
 static void test_mn_not_reaped(struct kunit *test)
 {
 	struct mn_test *t = test->priv;

@@ -3,9 +3,9 @@
  * KUnit tests for gfn_to_pfn_cache, included by pfncache.c.
  *
  * There is no guest, no mm and no virtualization hardware: the lookup of a page
- * and its mapping are stubs.  Whatever races with a refresh is called by these
- * stubs, i.e. it happens at a known point of the refresh and in the same task.
- * Only that which has to wait until the refresh sleeps is done by a work item.
+ * and its mapping are stubs.  The stubs call what races with a refresh, i.e. it
+ * happens at a known point of the refresh and in the same task.  A work item does
+ * what has to wait until the refresh sleeps.
  */
 
 #include <kunit/test.h>
@@ -57,7 +57,7 @@ struct gpc_test {
 	atomic_t nr_lookups;
 	atomic_t nr_mapped;
 
-	/* Done by another task, or in hardirq context. */
+	/* What another task, or a hardirq, does. */
 	struct task_struct *task;
 	struct work_struct work;
 	gpc_test_fn work_fn;
@@ -68,7 +68,7 @@ struct gpc_test {
 	void *khva;
 };
 
-/* KUnit can sleep if it has something to report, i.e. put the cache first. */
+/* KUnit can sleep when an expectation fails, i.e. put the cache before. */
 static void *gpc_test_put(struct gfn_to_pfn_cache *gpc)
 {
 	void *khva = gpc->khva;
@@ -109,7 +109,7 @@ static void gpc_test_race(struct gpc_test *t, enum gpc_test_point point)
 	if (!race)
 		return;
 
-	/* While there's a lookup, an invalidation finds the cache, a user doesn't. */
+	/* During a lookup, invalidations find the cache, but users don't find it valid. */
 	if (point == GPC_BEFORE_LOOKUP || point == GPC_AFTER_LOOKUP) {
 		KUNIT_EXPECT_TRUE(t->test, llist_on_list(&t->gpc.node));
 		KUNIT_EXPECT_EQ(t->test, t->gpc.notifier_hva, GPC_TEST_HVA);
@@ -129,7 +129,7 @@ static kvm_pfn_t gpc_test_hva_to_pfn(struct kvm_follow_pfn *kfp)
 
 	might_sleep();
 
-	/* A refresh that would try forever must not hang the test. */
+	/* A refresh that retries forever must not hang the test. */
 	if (atomic_inc_return(&t->nr_lookups) > GPC_TEST_MAX_LOOKUPS)
 		return pfn;
 
@@ -173,7 +173,7 @@ static void gpc_test_unmap(kvm_pfn_t pfn, void *khva)
 	gpc_test_race(t, GPC_AT_UNMAP);
 }
 
-/* A page is mapped for as long as a cache has it, but never pinned. */
+/* A page is mapped while a cache has it, but never pinned. */
 static void gpc_test_expect_balanced(struct gpc_test *t)
 {
 	int i;
@@ -186,7 +186,7 @@ static void gpc_test_expect_balanced(struct gpc_test *t)
 	KUNIT_EXPECT_EQ(t->test, page_count(t->spare), 1);
 }
 
-/* The mapping that it should get. */
+/* The mapping that the cache has to get. */
 static void *gpc_test_addr(struct gpc_test *t, int page)
 {
 	return page_address(t->pages[page]) + GPC_TEST_OFFSET;
@@ -199,7 +199,7 @@ static int gpc_test_activate(struct gpc_test *t, int page)
 				    GPC_TEST_OFFSET, GPC_TEST_LEN);
 }
 
-/* The two halves of an invalidation, the first one also of the given page. */
+/* The two halves of an invalidation, of a range or of a page. */
 static void gpc_test_start_range(struct gpc_test *t, unsigned long start,
 				 unsigned long end)
 {
@@ -243,7 +243,7 @@ static void gpc_test_replace_page(struct gpc_test *t)
 }
 
 /*
- * What can be done at the points of a refresh, which is always one for page 0.
+ * What can race with a refresh, which is always one for page 0.
  */
 static void gpc_test_invalidate(struct gpc_test *t)
 {
@@ -276,7 +276,7 @@ static void gpc_test_close(struct gpc_test *t)
 	gfn_to_pfn_cache_close_all(t->kvm);
 }
 
-/* Leave it to the work item to go on as soon as the refresh sleeps. */
+/* The work item ends the invalidation as soon as the refresh sleeps. */
 static void gpc_test_start_move(struct gpc_test *t)
 {
 	gpc_test_start(t, 0);
@@ -290,7 +290,7 @@ static void gpc_test_start_move_twice(struct gpc_test *t)
 	gpc_test_start_move(t);
 }
 
-/* Around the page, but not of the page. */
+/* The pages before and after the page. */
 static void gpc_test_start_others(struct gpc_test *t)
 {
 	gpc_test_start(t, -1);
@@ -298,7 +298,7 @@ static void gpc_test_start_others(struct gpc_test *t)
 	queue_work(system_dfl_wq, &t->work);
 }
 
-/* One more than the gate can tell apart, of other pages. */
+/* One more than the gate has room for, of other pages. */
 static void gpc_test_start_many(struct gpc_test *t)
 {
 	int i;
@@ -312,7 +312,7 @@ static void gpc_test_start_many(struct gpc_test *t)
  * What can be done while the refresh sleeps.
  */
 
-/* Wait until the refresh is done, if something else than an end() does it. */
+/* Wait until the refresh is done, if it isn't an end() that wakes it. */
 static bool gpc_test_wait_until_done(struct gpc_test *t)
 {
 	bool done;
@@ -321,13 +321,13 @@ static bool gpc_test_wait_until_done(struct gpc_test *t)
 				  GPC_TEST_TIMEOUT_US, false, t->done);
 }
 
-/* Has the refresh been woken, or is it awake, while @fn is called, or thereafter? */
+/* Is the refresh awake while @fn is called, or shortly after? */
 static bool gpc_test_wakes(struct gpc_test *t, gpc_test_fn fn)
 {
 	int nr_lookups = atomic_read(&t->nr_lookups);
 	unsigned long nr_switches;
 
-	/* Give it the time to fall asleep, and then to show that it doesn't. */
+	/* Give it time to fall asleep, and then time to wake up. */
 	msleep(20);
 	nr_switches = READ_ONCE(t->task->nvcsw);
 	fn(t);
@@ -365,7 +365,7 @@ static void gpc_test_end_others(struct gpc_test *t)
 	gpc_test_end(t, 1);
 }
 
-/* Those that the gate knows end first. */
+/* Those that the gate has recorded end first. */
 static void gpc_test_end_known(struct gpc_test *t)
 {
 	int i;
@@ -386,7 +386,7 @@ static void gpc_test_end_many(struct gpc_test *t)
 /* Of two that are in flight, the end of the first one is enough. */
 static void gpc_test_close_and_end(struct gpc_test *t)
 {
-	/* Whoever closes the caches doesn't wake anybody. */
+	/* Closing the caches wakes no task. */
 	KUNIT_EXPECT_FALSE(t->test, gpc_test_wakes(t, gpc_test_close));
 
 	gpc_test_end_once(t);
@@ -398,7 +398,7 @@ static void gpc_test_kill_and_end(struct gpc_test *t)
 {
 	send_sig(SIGKILL, t->task, 1);
 
-	/* It's told at once, one that can't be killed waits for the end. */
+	/* It returns at once.  If it couldn't be killed, it would wait for the end. */
 	KUNIT_EXPECT_TRUE(t->test, gpc_test_wait_until_done(t));
 	gpc_test_end_once(t);
 }
@@ -408,7 +408,7 @@ static void gpc_test_work(struct work_struct *work)
 	struct gpc_test *t = container_of(work, struct gpc_test, work);
 	bool sleeps;
 
-	/* One that spins, if it should sleep, waits for the end, too. */
+	/* A refresh that spins, by mistake, waits for the end, too. */
 	poll_timeout_us(sleeps = gpc_test_sleeps(t), sleeps || READ_ONCE(t->done),
 			USEC_PER_MSEC, GPC_TEST_TIMEOUT_US, false);
 
@@ -438,8 +438,8 @@ static int gpc_test_init(struct kunit *test)
 	init_completion(&t->timer_done);
 
 	/*
-	 * There is but one memslot, the last one that was used, and nobody else
-	 * holds a reference to the VM, i.e. kvm->srcu isn't needed.
+	 * There is only one memslot, the last one that was used, and no other
+	 * reference to the VM, i.e. kvm->srcu isn't needed.
 	 */
 	t->slot.base_gfn = gpa_to_gfn(GPC_TEST_GPA);
 	t->slot.npages = GPC_TEST_NR_PAGES;
@@ -503,7 +503,7 @@ static void test_gpc_hva_and_gpa(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
 	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc2), gpc_test_addr(t, 1));
 
-	/* An invalidation has an effect on those caches that it's about. */
+	/* An invalidation affects only the caches of its range. */
 	gpc_test_invalidate_other(t);
 	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
 	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc2));
@@ -514,7 +514,7 @@ static void test_gpc_hva_and_gpa(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc2), gpc_test_addr(t, 1));
 }
 
-/* There's nothing to look up as long as the cache is valid. */
+/* A valid cache needs no lookup. */
 static void test_gpc_refresh_valid(struct kunit *test)
 {
 	struct gpc_test *t = test->priv;
@@ -545,14 +545,14 @@ static void test_gpc_memslots(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, kvm_gpc_activate(&t->gpc, gpa, GPC_TEST_LEN), 0);
 	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
 
-	/* New memslots, but the GPA is where it was. */
+	/* New memslots, but the GPA has the same HVA. */
 	slots->generation++;
 	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
 	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), 0);
 	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 1);
 
-	/* The GPA is somewhere else. */
+	/* The GPA has another HVA. */
 	slots->generation++;
 	t->slot.userspace_addr += PAGE_SIZE;
 	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
@@ -560,7 +560,7 @@ static void test_gpc_memslots(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 1));
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 2);
 
-	/* The GPA is gone. */
+	/* The GPA has no memslot. */
 	slots->generation++;
 	atomic_long_set(&slots->last_used_slot, 0);
 	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), -EFAULT);
@@ -600,7 +600,7 @@ static void test_gpc_bad_address(struct kunit *test)
 			ret = kvm_gpc_activate(&t->gpc, bad->gpa, GPC_TEST_LEN);
 		KUNIT_EXPECT_EQ(test, ret, bad->ret);
 
-		/* The cache isn't moved by an address that makes no sense. */
+		/* An invalid address doesn't move the cache. */
 		KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc),
 				    ret == -EINVAL ? khva : NULL);
 		gpc_test_expect_balanced(t);
@@ -620,7 +620,7 @@ static void test_gpc_bad_len(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, gpc_test_tryget_nospin(&t->gpc, PAGE_SIZE));
 	KUNIT_EXPECT_FALSE(test, irqs_disabled());
 
-	/* The latter tries again and again if the former succeeds. */
+	/* If the refresh succeeded, the get would retry forever. */
 	KUNIT_ASSERT_EQ(test, kvm_gpc_refresh(&t->gpc, PAGE_SIZE), -EINVAL);
 	KUNIT_EXPECT_EQ(test, gpc_test_get(&t->gpc, PAGE_SIZE), -EINVAL);
 
@@ -638,7 +638,7 @@ static void test_gpc_failures(struct kunit *test)
 	t->fail_map = false;
 	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), 0);
 
-	/* Not an address of userspace, but not one that means an error either. */
+	/* Not an address of userspace, but no error code either. */
 	KUNIT_EXPECT_EQ(test, kvm_gpc_activate_hva(&t->gpc, TASK_SIZE_MAX + PAGE_SIZE,
 						   GPC_TEST_LEN), -EINVAL);
 	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
@@ -672,12 +672,12 @@ static void test_gpc_deactivate(struct kunit *test)
 		/* Twice is fine. */
 		kvm_gpc_deactivate(&t->gpc);
 
-		/* The cache was linked by its first activation, and stays so. */
+		/* The first activation has linked the cache, for good. */
 		KUNIT_ASSERT_PTR_EQ(test, t->kvm->gpc_list.first, &t->gpc.node);
 		KUNIT_ASSERT_NULL(test, t->gpc.node.next);
 	}
 
-	/* It's still found when it's active again. */
+	/* Invalidations find it when it's active again. */
 	KUNIT_EXPECT_EQ(test, gpc_test_activate(t, 0), 0);
 	gpc_test_invalidate(t);
 	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
@@ -688,7 +688,7 @@ static void test_gpc_deactivate(struct kunit *test)
 	KUNIT_EXPECT_PTR_EQ(test, t->gpc2.node.next, &t->gpc.node);
 }
 
-/* Whatever state a cache is in, once it's closed it can't be valid again. */
+/* A cache that was closed can't be valid again, whatever its state is. */
 static void test_gpc_closed(struct kunit *test)
 {
 	struct gpc_test *t = test->priv;
@@ -716,7 +716,7 @@ static void test_gpc_closed(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 1);
 }
 
-/* A cache can't be initialized twice, it may be on the list. */
+/* A cache can't be initialized twice, as it may be on the list. */
 static void test_gpc_init_once(struct kunit *test)
 {
 	struct gpc_test *t = test->priv;
@@ -771,7 +771,7 @@ static const struct gpc_test_range gpc_test_ranges[] = {
 
 KUNIT_ARRAY_PARAM_DESC(gpc_test_range, gpc_test_ranges, name);
 
-/* mm's ranges are not always made of whole pages, but the cache's page is. */
+/* mm's ranges don't always consist of whole pages, but the cache has a whole page. */
 static void test_gpc_unaligned(struct kunit *test)
 {
 	const struct gpc_test_range *range = test->param_value;
@@ -791,14 +791,14 @@ enum gpc_test_from {
 	GPC_OTHER_ADDRESS,	/* The cache is valid for page 1. */
 };
 
-/* A refresh for page 0: from where, and what happens when. */
+/* A refresh for page 0: from which state, and when something races with it. */
 struct gpc_test_window {
 	const char *name;
 	enum gpc_test_from from;
 	enum gpc_test_point point;
 
-	/* The number of lookups until then, i.e. with an outdated result. */
-	int nr_outdated;
+	/* The number of lookups until then. */
+	int nr_lookups;
 };
 
 static const struct gpc_test_window gpc_test_windows[] = {
@@ -815,11 +815,25 @@ static const struct gpc_test_window gpc_test_windows[] = {
 
 KUNIT_ARRAY_PARAM_DESC(gpc_test_window, gpc_test_windows, name);
 
-/*
- * Refresh the cache in a race with @race, and @work_fn if @race leaves an
- * invalidation in flight.
- */
-static int gpc_test_refresh(struct kunit *test, gpc_test_fn race, gpc_test_fn work_fn)
+/* What races with a refresh, and what the refresh has to do. */
+struct gpc_test_race {
+	gpc_test_fn fn;
+
+	/* If @fn leaves an invalidation in flight: called while the refresh sleeps. */
+	gpc_test_fn work_fn;
+
+	/* The points at which the refresh has to sleep if @fn is called there. */
+	unsigned long sleeps_at;
+#define GPC_ANY_POINT	(BIT(GPC_NR_POINTS) - 1)
+
+	/* What was looked up before is outdated. */
+	bool outdates;
+
+	/* What the refresh returns. */
+	int ret;
+};
+
+static int gpc_test_refresh(struct kunit *test, const struct gpc_test_race *race)
 {
 	const struct gpc_test_window *w = test->param_value;
 	struct gpc_test *t = test->priv;
@@ -831,13 +845,16 @@ static int gpc_test_refresh(struct kunit *test, gpc_test_fn race, gpc_test_fn wo
 		gpc_test_invalidate(t);
 
 	atomic_set(&t->nr_lookups, 0);
-	t->race[w->point] = race;
-	t->work_fn = work_fn;
+	t->race[w->point] = race->fn;
+	t->work_fn = race->work_fn;
 
+	allow_signal(SIGKILL);
 	gpc_test_race(t, GPC_BEFORE_REFRESH);
 	ret = gpc_test_activate(t, 0);
 	WRITE_ONCE(t->done, true);
 	flush_work(&t->work);
+	flush_signals(current);
+	disallow_signal(SIGKILL);
 
 	/* Nothing stays in flight. */
 	KUNIT_EXPECT_EQ(test, t->kvm->invalidate_gate.nr_active, 0);
@@ -845,133 +862,98 @@ static int gpc_test_refresh(struct kunit *test, gpc_test_fn race, gpc_test_fn wo
 	KUNIT_EXPECT_EQ(test, t->kvm->invalidate_gate.nr_unknown, 0);
 	KUNIT_EXPECT_FALSE(test, gpc_test_sleeps(t));
 
+	KUNIT_EXPECT_EQ(test, t->slept, !!(race->sleeps_at & BIT(w->point)));
+	KUNIT_EXPECT_EQ(test, ret, race->ret);
 	return ret;
 }
 
-static void gpc_test_expect_refreshed(struct kunit *test, int ret, int nr_outdated)
+static void gpc_test_refresh_race(struct kunit *test, const struct gpc_test_race *race)
 {
+	const struct gpc_test_window *w = test->param_value;
+	int nr_lookups = race->outdates ? w->nr_lookups : 0;
 	struct gpc_test *t = test->priv;
+	void *khva;
 
-	KUNIT_EXPECT_EQ(test, ret, 0);
-	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
-	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), nr_outdated + 1);
+	/* A refresh that succeeds looks up the page once more. */
+	if (!gpc_test_refresh(test, race))
+		nr_lookups++;
 
-	/* From now on it's the new address that matters. */
-	gpc_test_invalidate_other(t);
-	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
-	gpc_test_invalidate(t);
-	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	khva = race->ret ? NULL : gpc_test_addr(t, 0);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), khva);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), nr_lookups);
+
+	switch (race->ret) {
+	case 0:
+		/* From now on, it's the new address that matters. */
+		gpc_test_invalidate_other(t);
+		KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), khva);
+		gpc_test_invalidate(t);
+		KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+		break;
+	case -EFAULT:
+		/* The caches are closed, i.e. the next refresh fails, too. */
+		KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_mapped), 0);
+		KUNIT_EXPECT_EQ(test, gpc_test_get(&t->gpc, GPC_TEST_LEN), -EFAULT);
+		KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), nr_lookups);
+		KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_mapped), 0);
+		break;
+	case -EINTR:
+		/* The task was killed.  The next refresh succeeds. */
+		KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_mapped), 0);
+		KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), 0);
+		KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+		break;
+	}
 }
 
-static void gpc_test_expect_closed(struct kunit *test, int ret)
-{
-	const struct gpc_test_window *w = test->param_value;
-	struct gpc_test *t = test->priv;
-
-	KUNIT_EXPECT_EQ(test, ret, -EFAULT);
-	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
-	KUNIT_EXPECT_EQ(test, gpc_test_get(&t->gpc, GPC_TEST_LEN), -EFAULT);
-	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), w->nr_outdated);
-	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_mapped), 0);
+/* A test case for each kind of race, which is run for each window. */
+#define GPC_TEST_RACE(name, ...)						\
+static void test_gpc_##name(struct kunit *test)					\
+{										\
+	gpc_test_refresh_race(test, &(const struct gpc_test_race) { __VA_ARGS__ }); \
 }
 
-static void test_gpc_race_invalidate(struct kunit *test)
-{
-	const struct gpc_test_window *w = test->param_value;
+GPC_TEST_RACE(race_invalidate, gpc_test_invalidate, .outdates = true)
+GPC_TEST_RACE(race_move, gpc_test_move, .outdates = true)
+GPC_TEST_RACE(race_close, gpc_test_close, .outdates = true, .ret = -EFAULT)
 
-	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_invalidate, NULL),
-				  w->nr_outdated);
-}
+/* Invalidations of other pages don't matter, whether they end or not. */
+GPC_TEST_RACE(race_invalidate_other, gpc_test_invalidate_other)
+GPC_TEST_RACE(others_in_flight, gpc_test_start_others, gpc_test_end_others)
 
-/* What is invalidated is none of the refresh's business, there's but one lookup. */
-static void test_gpc_race_invalidate_other(struct kunit *test)
-{
-	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_invalidate_other,
-							 NULL), 0);
-}
+/* Invalidations that don't end before the refresh sleeps. */
+GPC_TEST_RACE(sleep, gpc_test_start_move, gpc_test_end_once,
+	      .sleeps_at = GPC_ANY_POINT, .outdates = true)
+GPC_TEST_RACE(sleep_twice, gpc_test_start_move_twice, gpc_test_end_twice,
+	      .sleeps_at = GPC_ANY_POINT, .outdates = true)
+GPC_TEST_RACE(sleep_others, gpc_test_start_move, gpc_test_others_and_end,
+	      .sleeps_at = GPC_ANY_POINT, .outdates = true)
+GPC_TEST_RACE(sleep_close, gpc_test_start_move_twice, gpc_test_close_and_end,
+	      .sleeps_at = GPC_ANY_POINT, .outdates = true, .ret = -EFAULT)
+GPC_TEST_RACE(sleep_killed, gpc_test_start_move, gpc_test_kill_and_end,
+	      .sleeps_at = GPC_ANY_POINT, .outdates = true, .ret = -EINTR)
 
-static void test_gpc_race_move(struct kunit *test)
-{
-	const struct gpc_test_window *w = test->param_value;
+/*
+ * The gate can't tell if these hit the page, i.e. a refresh has to wait for them.
+ * They don't hit the cache, i.e. what was looked up before isn't outdated.
+ */
+GPC_TEST_RACE(sleep_many, gpc_test_start_many, gpc_test_end_many,
+	      .sleeps_at = BIT(GPC_BEFORE_REFRESH))
 
-	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_move, NULL),
-				  w->nr_outdated);
-}
-
+/* Afterwards there is no page, the number of lookups depends on the window. */
 static void test_gpc_race_unmap(struct kunit *test)
 {
 	struct gpc_test *t = test->priv;
 
-	KUNIT_EXPECT_EQ(test, gpc_test_refresh(test, gpc_test_unmap_page, NULL), -EFAULT);
+	gpc_test_refresh(test, &(const struct gpc_test_race) {
+		.fn = gpc_test_unmap_page,
+		.ret = -EFAULT,
+	});
 	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_mapped), 0);
 }
 
-static void test_gpc_race_close(struct kunit *test)
-{
-	gpc_test_expect_closed(test, gpc_test_refresh(test, gpc_test_close, NULL));
-}
-
-/* Invalidations that don't end before the refresh sleeps. */
-static void gpc_test_expect_slept(struct kunit *test, gpc_test_fn race, gpc_test_fn work_fn)
-{
-	const struct gpc_test_window *w = test->param_value;
-	struct gpc_test *t = test->priv;
-
-	gpc_test_expect_refreshed(test, gpc_test_refresh(test, race, work_fn),
-				  w->nr_outdated);
-	KUNIT_EXPECT_TRUE(test, t->slept);
-}
-
-static void test_gpc_sleep(struct kunit *test)
-{
-	gpc_test_expect_slept(test, gpc_test_start_move, gpc_test_end_once);
-}
-
-static void test_gpc_sleep_twice(struct kunit *test)
-{
-	gpc_test_expect_slept(test, gpc_test_start_move_twice, gpc_test_end_twice);
-}
-
-static void test_gpc_sleep_others(struct kunit *test)
-{
-	gpc_test_expect_slept(test, gpc_test_start_move, gpc_test_others_and_end);
-}
-
-/*
- * Those that the gate can't tell apart from one of the page.  They don't hit the
- * cache, i.e. what was looked up before them isn't outdated.
- */
-static void test_gpc_sleep_many(struct kunit *test)
-{
-	const struct gpc_test_window *w = test->param_value;
-	struct gpc_test *t = test->priv;
-
-	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_start_many,
-							 gpc_test_end_many), 0);
-	KUNIT_EXPECT_EQ(test, t->slept, w->point == GPC_BEFORE_REFRESH);
-}
-
-/* Nothing to wait for, however long it takes. */
-static void test_gpc_others_in_flight(struct kunit *test)
-{
-	struct gpc_test *t = test->priv;
-
-	gpc_test_expect_refreshed(test, gpc_test_refresh(test, gpc_test_start_others,
-							 gpc_test_end_others), 0);
-	KUNIT_EXPECT_FALSE(test, t->slept);
-}
-
-static void test_gpc_sleep_close(struct kunit *test)
-{
-	struct gpc_test *t = test->priv;
-
-	gpc_test_expect_closed(test, gpc_test_refresh(test, gpc_test_start_move_twice,
-						      gpc_test_close_and_end));
-	KUNIT_EXPECT_TRUE(test, t->slept);
-}
-
-/* Closed before the refresh, i.e. it has nothing to wait for. */
+/* The caches are closed before the refresh, i.e. it has nothing to wait for. */
 static void test_gpc_closed_in_flight(struct kunit *test)
 {
 	struct gpc_test *t = test->priv;
@@ -988,28 +970,7 @@ static void test_gpc_closed_in_flight(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 1);
 }
 
-static void test_gpc_sleep_killed(struct kunit *test)
-{
-	const struct gpc_test_window *w = test->param_value;
-	struct gpc_test *t = test->priv;
-
-	allow_signal(SIGKILL);
-	KUNIT_EXPECT_EQ(test, gpc_test_refresh(test, gpc_test_start_move,
-					       gpc_test_kill_and_end), -EINTR);
-	flush_signals(current);
-	disallow_signal(SIGKILL);
-
-	KUNIT_EXPECT_TRUE(test, t->slept);
-	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
-	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), w->nr_outdated);
-	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_mapped), 0);
-
-	/* Nothing is lost. */
-	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN), 0);
-	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
-}
-
-/* Somebody else's refresh of the cache takes long. */
+/* Another task's refresh of the cache takes long. */
 static void gpc_test_hold_refresh_lock(struct work_struct *work)
 {
 	struct gpc_test *t = container_of(work, struct gpc_test, work);
@@ -1017,7 +978,7 @@ static void gpc_test_hold_refresh_lock(struct work_struct *work)
 	mutex_lock(&t->gpc.refresh_lock);
 	WRITE_ONCE(t->go, true);
 
-	/* If it isn't waiting for the lock by then, it won't begin to. */
+	/* Give the other task time to wait for the lock. */
 	msleep(20);
 	send_sig(SIGKILL, t->task, 1);
 	t->slept = gpc_test_wait_until_done(t);
@@ -1060,7 +1021,7 @@ static void gpc_test_kill_and_invalidate(struct gpc_test *t)
 	gpc_test_invalidate(t);
 }
 
-/* The page is invalidated while it's looked up, i.e. there's nothing to wait for. */
+/* The task is killed, and the page invalidated, during the lookup: nothing to wait for. */
 static void test_gpc_killed(struct kunit *test)
 {
 	struct gpc_test *t = test->priv;
@@ -1154,18 +1115,18 @@ static void test_gpc_locks(struct kunit *test)
 
 	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
 
-	/* A cache for another address is left alone, it can be busy. */
+	/* A cache for another address isn't locked, as it can be busy. */
 	KUNIT_EXPECT_FALSE(test, gpc_test_waits(t, gpc_test_invalidate_other,
 						GPC_TEST_TIMEOUT_US));
 	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
 
-	/* Wait for those that found the cache valid. */
+	/* Wait for users that found the cache valid. */
 	KUNIT_EXPECT_TRUE(test, gpc_test_waits(t, gpc_test_invalidate, usecs));
 	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
 
 	/*
-	 * A cache that isn't valid makes no difference: the first invalidation
-	 * can be waiting as well, and a refresh can be about to make it valid.
+	 * The same if the cache isn't valid: another invalidation may be waiting
+	 * for its users, too, and a refresh may be about to make it valid.
 	 */
 	KUNIT_EXPECT_TRUE(test, gpc_test_waits(t, gpc_test_invalidate, usecs));
 	KUNIT_EXPECT_TRUE(test, gpc_test_waits(t, gpc_test_close, usecs));
@@ -1208,7 +1169,7 @@ static void test_gpc_irqs(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, irqs_disabled());
 }
 
-/* Two caches that are not put in reverse order: one is held with interrupts on. */
+/* Two caches that aren't put in reverse order: one is held with interrupts enabled. */
 static void test_gpc_put_order(struct kunit *test)
 {
 	struct gpc_test *t = test->priv;
@@ -1223,9 +1184,9 @@ static void test_gpc_put_order(struct kunit *test)
 
 	kunit_warning_suppress(test) {
 		/*
-		 * It's for kvm_gpc_put() to complain.  If lockdep knew of these
-		 * locks, it would do so, too: one of them is still held when
-		 * interrupts are enabled, and other tests take it in hardirqs.
+		 * kvm_gpc_put() has to complain.  Lockdep would do so, too: one of
+		 * the locks is still held when interrupts are enabled, and other
+		 * tests take it in hardirqs.
 		 */
 		lockdep_off();
 		got = kvm_gpc_tryget(&t->gpc, GPC_TEST_LEN);
@@ -1247,7 +1208,7 @@ static void test_gpc_put_order(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, nr_warnings, 1);
 }
 
-/* This would be a deadlock if it waited for the lock. */
+/* If the second one waited for the lock, this would be a deadlock. */
 static void test_gpc_nospin(struct kunit *test)
 {
 	struct gpc_test *t = test->priv;
@@ -1266,7 +1227,7 @@ static void test_gpc_nospin(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, on);
 }
 
-/* It's up to lockdep to complain about the lock's type. */
+/* If the lock was a sleeping one, lockdep would complain. */
 static void test_gpc_raw_spinlock(struct kunit *test)
 {
 	static DEFINE_RAW_SPINLOCK(lock);
@@ -1306,7 +1267,7 @@ static void test_gpc_hardirq(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, t->irqs_disabled);
 	KUNIT_EXPECT_PTR_EQ(test, t->khva, gpc_test_addr(t, 0));
 
-	/* Nobody refreshes a cache here. */
+	/* A cache isn't refreshed in a hardirq. */
 	gpc_test_invalidate(t);
 	hrtimer_start(&t->timer, 0, HRTIMER_MODE_REL_HARD);
 	wait_for_completion(&t->timer_done);
@@ -1332,7 +1293,7 @@ static void gpc_test_read(struct work_struct *work)
 	struct gpc_test *t = reader->t;
 	int i;
 
-	/* The stubs are for this task, too. */
+	/* Use the stubs in this task, too. */
 	current->kunit_test = t->test;
 
 	for (i = 0; i < GPC_TEST_NR_READS; i++) {
@@ -1347,7 +1308,7 @@ static void gpc_test_read(struct work_struct *work)
 	current->kunit_test = NULL;
 }
 
-/* Many tasks use a cache whose page is replaced over and over again. */
+/* Many tasks use a cache whose page is replaced again and again. */
 static void test_gpc_readers(struct kunit *test)
 {
 	struct gpc_test_reader *readers;

@@ -2,9 +2,9 @@
 /*
  * KUnit tests for KVM's Xen support, included by xen.c.
  *
- * There is no guest, no mm and no virtualization hardware.  The VM has but what
- * this code uses, and the lookup of its pages is a stub.  A task that is none of
- * the VM, e.g. the workqueue of irqfds, is one whose mm isn't that of the VM.
+ * There is no guest, no mm and no virtualization hardware.  The VM has only what
+ * this code uses, and the lookup of its pages is a stub.  To act as a task that does
+ * not belong to the VM, e.g. the workqueue of irqfds, a test gives the VM another mm.
  */
 
 #include <kunit/test.h>
@@ -39,10 +39,10 @@ struct xen_test {
 	struct kvm_memory_slot slot;
 	struct page *pages[XEN_NR_PAGES];
 
-	/* A mm that has no users, for the VM if the task is none of its own. */
+	/* An mm without users, for a VM to which the current task doesn't belong. */
 	struct mm_struct *mm;
 
-	/* Of the stub. */
+	/* The lookup of pages. */
 	bool fail_lookup;
 	int nr_lookups;
 
@@ -114,7 +114,7 @@ static void xen_test_set_mode(struct xen_test *t, bool long_mode)
 	KUNIT_ASSERT_EQ(t->test, xen_test_set_attr(t, KVM_XEN_ATTR_TYPE_LONG_MODE,
 						   long_mode), 0);
 
-	/* The wall clock is where the other mode has events. */
+	/* The wall clock's address is that of events in the other mode. */
 	memset(xen_test_addr(t, XEN_SHARED_INFO), 0, PAGE_SIZE);
 }
 
@@ -172,7 +172,7 @@ static int xen_test_init(struct kunit *test)
 	t->kvm = kvm;
 	t->vcpu = vcpu;
 
-	/* There is but one memslot, the last one that was used. */
+	/* There is only one memslot, the last one that was used. */
 	t->slot.base_gfn = gpa_to_gfn(XEN_TEST_GPA);
 	t->slot.npages = XEN_NR_PAGES;
 	t->slot.userspace_addr = XEN_TEST_HVA;
@@ -199,7 +199,7 @@ static int xen_test_init(struct kunit *test)
 
 	kunit_activate_static_stub(test, hva_to_pfn, xen_test_hva_to_pfn);
 
-	/* The only thing that it does here is to enable kvm_xen_enabled. */
+	/* This enables kvm_xen_enabled. */
 	KUNIT_ASSERT_EQ(test, kvm_xen_hvm_config(kvm, &config), 0);
 	return 0;
 }
@@ -260,7 +260,7 @@ static void xen_test_work(struct irq_work *work)
 	wake_up_process(t->task);
 }
 
-/* In the middle of an access to runstate_entry_time.  This is like an NMI. */
+/* Called by an access to runstate_entry_time, in a context like that of an NMI. */
 static void xen_test_breakpoint(struct perf_event *event,
 				struct perf_sample_data *data, struct pt_regs *regs)
 {
@@ -298,8 +298,8 @@ static void xen_test_create_task(struct xen_test *t, int (*fn)(void *), int cpu)
 }
 
 /*
- * All of the time that has passed is accounted, and accounted once, even if the
- * task is preempted right after one of the first accesses to the entry time.
+ * All time is accounted, and accounted once, even if the task is preempted right after
+ * one of its first accesses to the entry time.
  */
 static void test_xen_runstate_preempted(struct kunit *test)
 {
@@ -362,7 +362,7 @@ static u64 xen_test_guest_state(struct xen_test *t)
 	return READ_ONCE(*(u32 *)xen_test_addr(t, XEN_RUNSTATE));
 }
 
-/* The scheduler's update gives up if the area isn't accessible right away. */
+/* The scheduler's update skips the area if it isn't accessible at once. */
 static void test_xen_runstate_atomic(struct kunit *test)
 {
 	struct xen_test *t = test->priv;
@@ -392,7 +392,7 @@ static void test_xen_runstate_atomic(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, xen_test_guest_state(t), RUNSTATE_blocked);
 	KUNIT_EXPECT_EQ(test, t->nr_lookups, 2);
 
-	/* Userspace isn't the scheduler, even if it says "runnable". */
+	/* Userspace can set "runnable", too, and can sleep, unlike the scheduler. */
 	xen_test_invalidate(gpc);
 	KUNIT_EXPECT_EQ(test, xen_test_set_vcpu_attr(t, KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_CURRENT,
 						     RUNSTATE_runnable), 0);
@@ -401,7 +401,7 @@ static void test_xen_runstate_atomic(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, irqs_disabled());
 }
 
-/* Compare two pages with what should be there. */
+/* Do the two pages have the expected contents? */
 static bool xen_test_runstate_matches(struct xen_test *t, unsigned int offset)
 {
 	struct kvm_vcpu_xen *vx = &t->vcpu->arch.xen;
@@ -414,7 +414,7 @@ static bool xen_test_runstate_matches(struct xen_test *t, unsigned int offset)
 
 	memcpy(expected + pos, &vx->current_runstate, 4);
 	pos += 4;
-	/* The padding isn't touched, unless all is copied to two pages. */
+	/* The padding is written only if the area is split over two pages. */
 	if (split)
 		memset(expected + pos, 0, pad);
 	pos += pad;
@@ -435,7 +435,7 @@ static void xen_test_poison(struct xen_test *t)
 	memset(xen_test_addr(t, XEN_RUNSTATE2), XEN_TEST_POISON, PAGE_SIZE);
 }
 
-/* The area can be anywhere, even in two pages. */
+/* The area can have any address, and can be split over two pages. */
 static void test_xen_runstate_area(struct kunit *test)
 {
 	struct xen_test *t = test->priv;
@@ -459,7 +459,7 @@ static void test_xen_runstate_area(struct kunit *test)
 		}
 	}
 
-	/* It can also grow into the second page afterwards. */
+	/* A change of the mode can extend the area to the second page. */
 	offset = PAGE_SIZE - sizeof(struct compat_vcpu_runstate_info);
 	xen_test_set_mode(t, false);
 	xen_test_poison(t);
@@ -478,7 +478,7 @@ static void test_xen_runstate_area(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, xen_test_runstate_matches(t, offset));
 }
 
-/* What a guest has to do to read the times.  It isn't watched by KCSAN, either. */
+/* What a guest has to do to read the times.  KCSAN doesn't see a guest, either. */
 static int __no_kcsan xen_test_guest(void *data)
 {
 	struct xen_test *t = data;
@@ -518,7 +518,7 @@ static const struct xen_test_layout xen_test_layouts[] = {
 
 KUNIT_ARRAY_PARAM_DESC(xen_test_layout, xen_test_layouts, name);
 
-/* With XEN_RUNSTATE_UPDATE, a guest can tell that it must read the times again. */
+/* XEN_RUNSTATE_UPDATE tells the guest to read the times again. */
 static void test_xen_runstate_update_flag(struct kunit *test)
 {
 	const struct xen_test_layout *layout = test->param_value;
@@ -548,9 +548,9 @@ static void test_xen_runstate_update_flag(struct kunit *test)
 		goto out;
 
 	/*
-	 * The CPUs of a VM don't necessarily run at the same time, i.e. the flag
-	 * may be seen only if the host happens to preempt this one while it's
-	 * set.  If that takes long, once is enough.
+	 * In a VM, the two CPUs may not run at the same time.  Then, the flag is seen
+	 * only if the host preempts this CPU while the flag is set.  If that takes long,
+	 * once is enough.
 	 */
 	for (i = 0; time_before(jiffies, end + 5 * XEN_TEST_TIMEOUT); i++) {
 		int enough = time_before(jiffies, end) ? 100 : 1;
@@ -717,7 +717,7 @@ static void test_xen_event(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->nr_lookups, 0);
 }
 
-/* A masked event interrupts nobody, but ends the poll for it. */
+/* A masked event doesn't interrupt the guest, but ends the poll for it. */
 static void test_xen_event_masked(struct kunit *test)
 {
 	const struct xen_test_mode *mode = test->param_value;
@@ -734,7 +734,7 @@ static void test_xen_event_masked(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, mode->port));
 	KUNIT_EXPECT_FALSE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
 
-	/* Somebody waits for another event. */
+	/* The vCPU polls another event. */
 	clear_bit(mode->port, xen_test_pending(t));
 	t->vcpu->arch.xen.poll_evtchn = mode->port + 1;
 	set_bit(0, poll_mask);
@@ -742,12 +742,12 @@ static void test_xen_event_masked(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
 	KUNIT_EXPECT_TRUE(test, test_bit(0, poll_mask));
 
-	/* For this one. */
+	/* This event. */
 	KUNIT_EXPECT_EQ(test, xen_test_send(t, mode->port + 1), -ENOTCONN);
 	KUNIT_EXPECT_TRUE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
 	KUNIT_EXPECT_FALSE(test, test_bit(0, poll_mask));
 
-	/* For more than one. */
+	/* More than one event. */
 	t->vcpu->arch.xen.poll_evtchn = -1;
 	set_bit(0, poll_mask);
 	KUNIT_EXPECT_EQ(test, xen_test_send(t, mode->port + 2), -ENOTCONN);
@@ -758,7 +758,7 @@ static void test_xen_event_masked(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, xen_test_guest_upcall(t), 0);
 }
 
-/* All of the ports that a guest polls are looked at. */
+/* KVM checks all ports that the guest polls. */
 static void test_xen_poll(struct kunit *test)
 {
 	const struct xen_test_mode *mode = test->param_value;
@@ -774,21 +774,21 @@ static void test_xen_poll(struct kunit *test)
 	for (nr = 1; nr <= ARRAY_SIZE(ports); nr++) {
 		KUNIT_EXPECT_FALSE(test, wait_pending_event(t->vcpu, nr, ports));
 
-		/* The last one of them, and the one that is just too much. */
+		/* The event is that of the last port, or of the port after that. */
 		set_bit(ports[nr - 1], xen_test_pending(t));
 		KUNIT_EXPECT_TRUE(test, wait_pending_event(t->vcpu, nr, ports));
 		KUNIT_EXPECT_FALSE(test, wait_pending_event(t->vcpu, nr - 1, ports));
 		clear_bit(ports[nr - 1], xen_test_pending(t));
 	}
 
-	/* Don't wait if there's no way to tell. */
+	/* Don't wait if shared_info can't be read. */
 	xen_test_invalidate(&t->kvm->arch.xen.shinfo_cache);
 	KUNIT_EXPECT_TRUE(test, wait_pending_event(t->vcpu, 1, ports));
 	KUNIT_EXPECT_TRUE(test, wait_pending_event(t->vcpu, 0, ports));
 	KUNIT_EXPECT_EQ(test, t->nr_lookups, 0);
 }
 
-/* If vcpu_info isn't accessible, the vCPU has to care for it. */
+/* If vcpu_info isn't accessible, the vCPU has to deliver the event. */
 static void test_xen_event_no_vcpu_info(struct kunit *test)
 {
 	const struct xen_test_mode *mode = test->param_value;
@@ -806,7 +806,7 @@ static void test_xen_event_no_vcpu_info(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
 	KUNIT_EXPECT_TRUE(test, kvm_xen_has_pending_events(t->vcpu));
 
-	/* It can't, either, for the time being. */
+	/* The vCPU can't access it now, either. */
 	t->fail_lookup = true;
 	xen_test_inject(t);
 	KUNIT_EXPECT_EQ(test, vx->evtchn_pending_sel, BIT(mode->sel));
@@ -821,7 +821,7 @@ static void test_xen_event_no_vcpu_info(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->nr_lookups, 2);
 }
 
-/* If shared_info isn't accessible, it's for those who can sleep to refresh it. */
+/* If shared_info isn't accessible, only tasks that can sleep refresh it. */
 static void test_xen_event_no_shared_info(struct kunit *test)
 {
 	const struct xen_test_mode *mode = test->param_value;
@@ -836,7 +836,7 @@ static void test_xen_event_no_shared_info(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->nr_lookups, 0);
 	KUNIT_EXPECT_FALSE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
 
-	/* The timer can't. */
+	/* The timer can't sleep. */
 	vx->timer_virq = mode->port;
 	vx->timer_expires = 1;
 	xen_timer_callback(&vx->timer);
@@ -845,14 +845,14 @@ static void test_xen_event_no_shared_info(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->nr_lookups, 0);
 	KUNIT_EXPECT_TRUE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
 
-	/* The vCPU can. */
+	/* The vCPU can sleep. */
 	kvm_xen_inject_timer_irqs(t->vcpu);
 	KUNIT_EXPECT_EQ(test, atomic_read(&vx->timer_pending), 0);
 	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, mode->port));
 	KUNIT_EXPECT_EQ(test, t->nr_lookups, 1);
 	vx->timer_virq = 0;
 
-	/* An ioctl can. */
+	/* An ioctl() can sleep. */
 	clear_bit(mode->port, xen_test_pending(t));
 	xen_test_invalidate(&t->kvm->arch.xen.shinfo_cache);
 	KUNIT_EXPECT_EQ(test, xen_test_ioctl(t, mode->port), 0);
@@ -861,7 +861,7 @@ static void test_xen_event_no_shared_info(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, kvm_test_request(KVM_REQ_XEN_EVTCHN, t->vcpu));
 }
 
-/* An irqfd touches no memory of the VM, the less so if the mm is gone. */
+/* An irqfd doesn't fault in memory of the VM, in particular if the mm is gone. */
 static void test_xen_irqfd(struct kunit *test)
 {
 	const struct xen_test_mode *mode = test->param_value;
@@ -870,7 +870,7 @@ static void test_xen_irqfd(struct kunit *test)
 
 	xen_test_setup_events(t);
 
-	/* There's nothing to do for the vCPU as long as shared_info is there. */
+	/* If shared_info is accessible, the vCPU has nothing to do. */
 	KUNIT_EXPECT_EQ(test, xen_test_irqfd(t, mode->port), 1);
 	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, mode->port));
 	KUNIT_EXPECT_FALSE(test, kvm_test_request(KVM_REQ_XEN_EVTCHN, t->vcpu));
@@ -885,7 +885,7 @@ static void test_xen_irqfd(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, kvm_test_request(KVM_REQ_XEN_EVTCHN, t->vcpu));
 	KUNIT_EXPECT_TRUE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
 
-	/* One that wasn't delivered yet absorbs others, but not their wake-up. */
+	/* The same event once more: it's merged, but the vCPU is woken up again. */
 	KUNIT_EXPECT_EQ(test, xen_test_irqfd(t, mode->port), 0);
 	KUNIT_EXPECT_TRUE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
 
@@ -899,7 +899,7 @@ static void test_xen_irqfd(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, mode->port));
 	KUNIT_EXPECT_EQ(test, xen_test_guest_upcall(t), 1);
 
-	/* That's it. */
+	/* There is nothing left to deliver. */
 	clear_bit(mode->port, xen_test_pending(t));
 	kvm_make_request(KVM_REQ_XEN_EVTCHN, t->vcpu);
 	xen_test_inject(t);
@@ -914,7 +914,7 @@ static void xen_test_defer(struct xen_test *t, int port)
 	KUNIT_EXPECT_TRUE(t->test, xen_test_none_pending(t));
 }
 
-/* Whatever happens to shared_info before the event is delivered. */
+/* Changes of shared_info before the event is delivered. */
 static void test_xen_irqfd_changes(struct kunit *test)
 {
 	struct kvm_xen_vcpu_attr attr = { .type = KVM_XEN_VCPU_ATTR_TYPE_UPCALL_VECTOR };
@@ -933,7 +933,7 @@ static void test_xen_irqfd_changes(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, xen_test_guest_upcall(t), 1);
 	clear_bit(port, xen_test_pending(t));
 
-	/* The page is gone, for the vCPU, too.  The event doesn't come back. */
+	/* The vCPU can't access the page, either.  The event is lost. */
 	xen_test_defer(t, port);
 	t->fail_lookup = true;
 	xen_test_inject(t);
@@ -951,7 +951,7 @@ static void test_xen_irqfd_changes(struct kunit *test)
 	clear_bit(port, xen_test_mask(t));
 	clear_bit(port, xen_test_pending(t));
 
-	/* The guest changes the mode, ... */
+	/* The guest changes the mode. */
 	xen_test_defer(t, port);
 	xen_test_set_mode(t, !mode->long_mode);
 	xen_test_inject(t);
@@ -959,7 +959,7 @@ static void test_xen_irqfd_changes(struct kunit *test)
 	clear_bit(port, xen_test_pending(t));
 	xen_test_set_mode(t, mode->long_mode);
 
-	/* ... which may not know the port. */
+	/* The new mode may not have the port. */
 	if (mode->long_mode) {
 		xen_test_defer(t, mode->nr_ports - 1);
 		xen_test_set_mode(t, false);
@@ -977,7 +977,7 @@ static void test_xen_irqfd_changes(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, port));
 	clear_bit(port, xen_test_pending(t));
 
-	/* There is none anymore, then there's another one. */
+	/* It's deactivated, and activated again. */
 	xen_test_defer(t, port);
 	KUNIT_EXPECT_EQ(test, xen_test_set_attr(t, KVM_XEN_ATTR_TYPE_SHARED_INFO,
 						KVM_XEN_INVALID_GFN), 0);

@@ -1,30 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that an invalidation of memory at address 0 comes to its end.
+ * Test that an invalidation of memory at address 0 ends.
  *
  * KVM counts invalidations from the mmu_notifier's start() to its end(), and a
- * memslot can't be added, changed or removed in between.  If mm forgets to call
- * end(), a memslot update waits forever, and can't be killed, so leave it to a
- * child process, and don't wait for that if it hangs.
+ * memslot can't be added, changed or removed in between.  If mm doesn't call end(), a
+ * memslot update waits forever, and can't be killed.  Do the update in another
+ * process, and don't wait for the process if it hangs.
  */
-#include <signal.h>
-#include <time.h>
-
 #include <linux/sizes.h>
 
 #include <sys/mman.h>
-#include <sys/wait.h>
 
 #include "test_util.h"
 #include "kvm_util.h"
 
+/* A memslot update takes some milliseconds, but hosts can be (very) slow. */
+#define WAIT_TIMEOUT_SEC	60
+#include "vm_process.h"
+
 #define MEM_GPA			SZ_1M
 #define MEM_SLOT		10
 
-/* A memslot update takes some milliseconds, but hosts can be (very) slow. */
-#define WAIT_TIMEOUT_SEC	60
-
-static int run_child(void)
+static int run_vm(void)
 {
 	struct kvm_vm *vm = vm_create_barebones();
 	char *null;
@@ -37,7 +34,7 @@ static int run_child(void)
 		return KSFT_SKIP;
 	}
 
-	/* Without page tables there is nothing to invalidate. */
+	/* Only memory that is mapped is invalidated. */
 	WRITE_ONCE(*null, 1);
 	TEST_ASSERT(!mprotect(null, getpagesize(), PROT_READ),
 		    "mprotect() failed: %s", strerror(errno));
@@ -50,25 +47,14 @@ static int run_child(void)
 
 int main(void)
 {
-	struct timespec start;
+	struct vm_process p;
 	int status;
-	pid_t pid;
 
-	pid = fork();
-	TEST_ASSERT(pid >= 0, "fork() failed: %s", strerror(errno));
-	if (!pid)
-		_exit(run_child());
+	if (vm_process_fork(&p))
+		_exit(run_vm());
 
-	clock_gettime(CLOCK_MONOTONIC, &start);
-	while (waitpid(pid, &status, WNOHANG) != pid) {
-		if (timespec_elapsed(start).tv_sec >= WAIT_TIMEOUT_SEC) {
-			kill(pid, SIGKILL);
-			TEST_FAIL("The memslot update hangs, process %d can't be killed",
-				  pid);
-		}
-		usleep(1000);
-	}
-
-	TEST_ASSERT(WIFEXITED(status), "Child process died, status 0x%x", status);
+	status = vm_process_wait(&p);
+	TEST_ASSERT(status != -1, "The memslot update hangs, and can't be killed");
+	TEST_ASSERT(WIFEXITED(status), "The process died, status 0x%x", status);
 	return WEXITSTATUS(status);
 }

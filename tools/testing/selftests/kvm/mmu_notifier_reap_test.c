@@ -5,14 +5,14 @@
  *
  * When the memory of a dying process is reaped, by process_mrelease() or by the
  * OOM reaper, KVM's mmu_notifier is invoked for a non-blockable range, i.e. KVM
- * must not sleep, and must not fail.  Normally a killed process frees its
- * memory by itself long before anyone can reap it.  To reap the memory of a VM
- * every time, trace the VM's process with PTRACE_O_TRACEEXIT, which holds each
- * of its threads at the start of do_exit(), i.e. killed, but with the mm and
- * KVM's file descriptors intact.
+ * must not sleep, and must not fail.  Normally, a killed process frees its own
+ * memory long before it can be reaped.  To reap the memory of a VM every time,
+ * trace the VM's process with PTRACE_O_TRACEEXIT, which stops each of its threads
+ * at the start of do_exit(), i.e. killed, but with the mm and KVM's file
+ * descriptors intact.
  *
- * In addition, try to reap VMs that nobody holds, many times in a row.  The option
- * "-n rounds", which isn't one of the harness's, says how many times.
+ * In addition, kill and reap VMs that are not traced, many times in a row.  The
+ * option "-n rounds", in addition to those of the harness, sets how many times.
  */
 #include <dirent.h>
 #include <limits.h>
@@ -24,8 +24,16 @@
 #include "kvm_util.h"
 #include "processor.h"
 #include "ucall_common.h"
-#include "kernel_splats.h"
+#include "kernel_complaints.h"
 #include "kvm_test_harness.h"
+
+/*
+ * Allow for (very) slow hosts, e.g. nested virtualization on a kernel with
+ * lockdep.  All waits are bounded, and end (well) before the harness kills the
+ * test, so that the test can clean up.
+ */
+#define WAIT_TIMEOUT_SEC	60
+#define TEST_TIMEOUT_SEC	300
 #include "vm_process.h"
 
 #include "cgroup_util.h"
@@ -51,30 +59,22 @@
 #define DEFAULT_MEM_SIZE	(16ul << 20)
 #define LARGE_MEM_SIZE		(64ul << 20)
 
-/*
- * Allow for (very) slow hosts, e.g. nested virtualization on a kernel with
- * lockdep.  All waits are bounded, and give up (well) before the harness kills
- * the test, so that the test can clean up after itself.
- */
-#define WAIT_TIMEOUT_SEC	60
-#define TEST_TIMEOUT_SEC	300
-
-/* For as many rounds as anybody may want, each of which is bounded, too. */
+/* Enough for any number of rounds, each of which is bounded by itself. */
 #define ROUNDS_TIMEOUT_SEC	(24 * 3600)
 
 /* Shared by the test and by the process that owns the VM. */
 struct reap_control {
-	/* Number of vCPUs that have run, and now wait for @go. */
+	/* The number of vCPUs that have run, and now wait for @go. */
 	u32 nr_ready;
 	bool go;
 
-	/* Number of times each vCPU has written all of its memory. */
+	/* How many times each vCPU has written all of its memory. */
 	u32 nr_passes[MAX_VCPUS];
 
-	/* If vCPUs stay in the guest: all of them have written some memory. */
+	/* All vCPUs have written some memory.  Set only if they stay in the guest. */
 	bool in_guest;
 
-	/* The process that closes the VM last, is ready to, and has done so. */
+	/* The process that closes the VM last is ready to do so, and has done so. */
 	bool closer_is_ready;
 	bool closed;
 };
@@ -91,10 +91,7 @@ static void guest_enable_pvclock(gva_t gva, gpa_t gpa)
 
 	wrmsr(MSR_KVM_SYSTEM_TIME_NEW, gpa | KVM_MSR_ENABLED);
 
-	/*
-	 * KVM writes the clock, by way of its cache of the page, before it runs
-	 * the guest again.
-	 */
+	/* KVM writes the clock, through its cache, before it runs the guest again. */
 	GUEST_ASSERT_NE(READ_ONCE(pvti->version), 0);
 	GUEST_ASSERT_NE(READ_ONCE(pvti->tsc_to_system_mul), 0);
 }
@@ -159,8 +156,8 @@ static void *vcpu_thread(void *arg)
 }
 
 /*
- * Map all memory ahead of time, purely to speed up the test.  Failure is ok, in
- * that case each page is mapped when the guest writes it.
+ * Map all memory ahead of time, only to speed up the test.  If that fails, each
+ * page is mapped when the guest writes it.
  */
 static void prefault_memory(struct kvm_vcpu *vcpu, u64 size)
 {
@@ -185,12 +182,12 @@ static void prefault_memory(struct kvm_vcpu *vcpu, u64 size)
 
 /*
  * Body of another process that has the VM's file descriptor.  Close it as soon as
- * @owner, the process that created the VM, begins to free its mm, so that KVM's
- * mmu_notifier is released by both at once, by exit_mmap() and by the destruction
- * of the VM.
+ * @owner, the process that created the VM, begins to free its mm, so that
+ * exit_mmap() and the destruction of the VM release KVM's mmu_notifier at the same
+ * time.
  *
- * The score is zero if the process has no mm anymore.  To ask for it doesn't take
- * a reference to the mm, which would put off the end of the mm.
+ * The score is zero if the process has no mm anymore.  Reading it doesn't take a
+ * reference to the mm, which would delay the end of the mm.
  */
 static void close_vm_last(struct kvm_vm *vm, pid_t owner)
 {
@@ -213,8 +210,8 @@ static void close_vm_last(struct kvm_vm *vm, pid_t owner)
 }
 
 /* Body of the child process, which runs the VM until it is killed. */
-static void run_vm(int nr_vcpus, bool pvclock, bool prefault, u64 mem_size,
-		   bool stay_in_guest, bool close_last)
+static void __noreturn run_vm(int nr_vcpus, bool pvclock, bool prefault,
+			      u64 mem_size, bool stay_in_guest, bool close_last)
 {
 	struct kvm_vcpu *vcpus[MAX_VCPUS];
 	pthread_t threads[MAX_VCPUS];
@@ -263,14 +260,14 @@ static void run_vm(int nr_vcpus, bool pvclock, bool prefault, u64 mem_size,
 		kvm_pthread_create(&threads[i], NULL, vcpu_thread, vcpus[i]);
 
 	if (stay_in_guest) {
-		/* What was there before isn't the number of a pass. */
+		/* The value that prefault_memory() has written isn't the number of a pass. */
 		for (i = 0; i < nr_vcpus; i++) {
 			mem = addr_gpa2hva(vm, TEST_MEM_GPA + i * nr_pages * vm->page_size);
 			while (READ_ONCE(*mem) - 1 >= UINT_MAX)
 				usleep(100);
 		}
 
-		/* KVM_RUN has what it needs, and doesn't come back. */
+		/* The vCPUs don't leave KVM_RUN, i.e. don't need the file descriptors. */
 		if (close_last) {
 			while (!READ_ONCE(control->closer_is_ready))
 				usleep(100);
@@ -290,8 +287,7 @@ struct reap_thread {
 
 /* The VM's process, as seen by the test. */
 struct reap_vm {
-	pid_t pid;
-	int pidfd;
+	struct vm_process process;
 	int kmsg_fd;
 	bool stay_in_guest;
 	bool close_last;
@@ -384,7 +380,6 @@ static bool all_threads_are_held(struct reap_vm *rv)
 static void reap_vm_init(struct reap_vm *rv, int nr_vcpus)
 {
 	memset(rv, 0, sizeof(*rv));
-	rv->pidfd = -1;
 	rv->nr_vcpus = nr_vcpus;
 	rv->kmsg_fd = -1;
 
@@ -399,21 +394,15 @@ static void reap_vm_init(struct reap_vm *rv, int nr_vcpus)
 static void start_vm(struct __test_metadata *_metadata, struct reap_vm *rv,
 		     bool pvclock, u64 mem_size, const char *cgroup)
 {
-	rv->pid = fork_vm_process();
-	if (!rv->pid) {
+	if (vm_process_fork(&rv->process)) {
 		TEST_ASSERT(!cgroup || !cg_enter_current(cgroup),
 			    "Failed to enter cgroup %s", cgroup);
-		/* The limit of a cgroup is for the guest to exceed, not the host. */
+		/* The guest, not the host, has to exceed the limit of the cgroup. */
 		run_vm(rv->nr_vcpus, pvclock, !cgroup, mem_size,
 		       rv->stay_in_guest, rv->close_last);
-		_exit(KSFT_FAIL);
 	}
-	ASSERT_GT(rv->pid, 0);
 
-	rv->pidfd = syscall(__NR_pidfd_open, rv->pid, 0);
-	ASSERT_GE(rv->pidfd, 0);
-
-	wait_for(vcpus_are_ready(rv) || process_has_exited(rv->pid));
+	wait_for(vcpus_are_ready(rv) || vm_process_has_exited(&rv->process));
 	ASSERT_TRUE(vcpus_are_ready(rv));
 }
 
@@ -427,18 +416,18 @@ static int trace_vm(struct __test_metadata *_metadata, struct reap_vm *rv,
 	DIR *dir;
 	int r = 0;
 
-	snprintf(path, sizeof(path), "/proc/%d/task", rv->pid);
+	snprintf(path, sizeof(path), "/proc/%d/task", rv->process.pid);
 	dir = opendir(path);
 	ASSERT_NE(dir, NULL);
 
 	while (!r && (entry = readdir(dir))) {
 		tid = atoi(entry->d_name);
-		if (!tid || (leader_only && tid != rv->pid))
+		if (!tid || (leader_only && tid != rv->process.pid))
 			continue;
 
 		ASSERT_LT(rv->nr_threads, MAX_THREADS);
 
-		/* Don't leave a live VM behind if the test is killed. */
+		/* If the test is killed, so is the VM's process. */
 		if (ptrace(PTRACE_SEIZE, tid, NULL,
 			   PTRACE_O_TRACEEXIT | PTRACE_O_EXITKILL))
 			r = -errno;
@@ -452,51 +441,46 @@ static int trace_vm(struct __test_metadata *_metadata, struct reap_vm *rv,
 	return r;
 }
 
-/* Let go of the process and wait for it to exit.  Returns its wait status. */
+/* Stop tracing the process and wait for it to exit.  Returns its wait status. */
 static int finish_vm(struct reap_vm *rv)
 {
-	int status, i;
+	int i;
 
 	for (i = 0; i < rv->nr_threads; i++)
 		ptrace(PTRACE_DETACH, rv->threads[i].tid, NULL, NULL);
 	rv->nr_threads = 0;
 
-	if (!wait_for(waitpid(rv->pid, &status, WNOHANG) == rv->pid))
-		return -1;
-
-	rv->pid = 0;
-	return status;
+	return vm_process_wait(&rv->process);
 }
 
-/* Leave nothing behind, regardless of how far the test got. */
+/* Clean up, no matter how far the test got. */
 static void reap_vm_cleanup(struct reap_vm *rv)
 {
-	if (rv->pid > 0) {
-		kill(rv->pid, SIGKILL);
+	if (rv->process.pid > 0) {
+		kill(rv->process.pid, SIGKILL);
 		wait_for(all_threads_are_held(rv));
 		finish_vm(rv);
 	}
 
-	if (rv->pidfd >= 0)
-		close(rv->pidfd);
+	vm_process_put(&rv->process);
 	if (rv->kmsg_fd >= 0)
 		close(rv->kmsg_fd);
 	kvm_munmap(control, sizeof(*control));
 }
 
 /*
- * The memory is gone, and all threads of the process have yet to free it, or
- * anything else.  Check that the process can exit, and that KVM behaved.
+ * The memory was reaped, and no thread of the process has freed anything yet.
+ * Check that the process can exit, and that the kernel didn't complain.
  */
 static void exit_reaped_vm(struct __test_metadata *_metadata, struct reap_vm *rv)
 {
 	int status;
 
-	EXPECT_EQ(get_anon_rss(rv->pid), 0);
+	EXPECT_EQ(get_anon_rss(rv->process.pid), 0);
 
 	status = finish_vm(rv);
 	EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
-	EXPECT_EQ(count_kernel_splats(rv->kmsg_fd), 0);
+	EXPECT_EQ(count_kernel_complaints(rv->kmsg_fd), 0);
 }
 
 FIXTURE(mrelease) {
@@ -564,17 +548,17 @@ static void test_mrelease(struct __test_metadata *_metadata, struct reap_vm *rv,
 
 	/* Get all of the memory mapped into the guest, and in use. */
 	WRITE_ONCE(control->go, true);
-	wait_for(vcpus_have_written_all_memory(rv) || process_has_exited(rv->pid));
+	wait_for(vcpus_have_written_all_memory(rv) || vm_process_has_exited(&rv->process));
 	ASSERT_TRUE(vcpus_have_written_all_memory(rv));
-	ASSERT_GE(get_anon_rss(rv->pid), (long)mem_size);
+	ASSERT_GE(get_anon_rss(rv->process.pid), (long)mem_size);
 
 	rv->kmsg_fd = open_kmsg();
-	ASSERT_EQ(kill(rv->pid, SIGKILL), 0);
+	ASSERT_EQ(kill(rv->process.pid, SIGKILL), 0);
 
 	if (wait_for_exit)
 		ASSERT_TRUE(wait_for(all_threads_are_held(rv)));
 
-	EXPECT_EQ(mrelease(rv->pidfd), 0) {
+	EXPECT_EQ(mrelease(rv->process.pidfd), 0) {
 		TH_LOG("process_mrelease() failed: %s", strerror(errno));
 	}
 
@@ -583,7 +567,7 @@ static void test_mrelease(struct __test_metadata *_metadata, struct reap_vm *rv,
 	exit_reaped_vm(_metadata, rv);
 }
 
-/* Reap when all threads have left KVM, and so all vCPUs have left the guest. */
+/* Reap when all threads have left KVM, i.e. all vCPUs have left the guest. */
 TEST_F_TIMEOUT(mrelease, stopped, TEST_TIMEOUT_SEC)
 {
 	test_mrelease(_metadata, &self->rv, variant->pvclock, variant->mem_size, true);
@@ -591,7 +575,7 @@ TEST_F_TIMEOUT(mrelease, stopped, TEST_TIMEOUT_SEC)
 
 /*
  * Reap as soon as the process has been killed, when vCPUs might still execute
- * guest code, or be anywhere on their way out of it.
+ * guest code, or might be leaving the guest.
  */
 TEST_F_TIMEOUT(mrelease, running, TEST_TIMEOUT_SEC)
 {
@@ -625,8 +609,9 @@ FIXTURE_TEARDOWN(rounds)
 }
 
 /*
- * Kill a VM whose vCPUs are in the guest, and reap it right away, or a bit later,
- * without holding it.  It exits at the same time, i.e. the reaper may be late.
+ * Kill a VM whose vCPUs are in the guest, and reap it at once, or a bit later.  Its
+ * threads aren't stopped, i.e. it exits at the same time, and can be gone before the
+ * reaper finds it.
  */
 TEST_F_TIMEOUT(rounds, kill_and_reap, ROUNDS_TIMEOUT_SEC)
 {
@@ -646,11 +631,11 @@ TEST_F_TIMEOUT(rounds, kill_and_reap, ROUNDS_TIMEOUT_SEC)
 		ASSERT_TRUE(wait_for(READ_ONCE(control->in_guest)));
 
 		rv->kmsg_fd = open_kmsg();
-		ASSERT_EQ(kill(rv->pid, SIGKILL), 0);
+		ASSERT_EQ(kill(rv->process.pid, SIGKILL), 0);
 		if (round % 2)
 			usleep(round * 50 % 1000);
 
-		if (!mrelease(rv->pidfd))
+		if (!mrelease(rv->process.pidfd))
 			nr_reaped++;
 		else
 			EXPECT_EQ(errno, ESRCH);
@@ -658,7 +643,7 @@ TEST_F_TIMEOUT(rounds, kill_and_reap, ROUNDS_TIMEOUT_SEC)
 		status = finish_vm(rv);
 		EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
 		EXPECT_TRUE(!rv->close_last || wait_for(READ_ONCE(control->closed)));
-		EXPECT_EQ(count_kernel_splats(rv->kmsg_fd), 0);
+		EXPECT_EQ(count_kernel_complaints(rv->kmsg_fd), 0);
 
 		reap_vm_cleanup(rv);
 		rv->nr_vcpus = 0;
@@ -690,7 +675,7 @@ FIXTURE_VARIANT_ADD(memcg_oom, vcpus_4) {
 #endif
 };
 
-/* Hold one thread, all vCPUs are left on their own, before the reaper arrives. */
+/* Stop one thread only, the vCPUs' threads exit before the reaper runs. */
 FIXTURE_VARIANT_ADD(memcg_oom, vcpus_4_exit) {
 	.nr_vcpus = 4,
 	.vcpus_exit = true,
@@ -713,12 +698,12 @@ FIXTURE_TEARDOWN(memcg_oom)
 }
 
 /*
- * Reap by way of the OOM reaper.  Let the guest's writes exceed the limit of
- * the VM's cgroup, and hold the process when it's killed so that the OOM reaper
- * has to step in.  Nobody else can free the memory while a thread is held.
+ * Reap by the OOM reaper.  Let the guest's writes exceed the limit of the VM's
+ * cgroup, and stop the threads of the process when it's killed, so that only the
+ * OOM reaper can free the memory.
  *
- * The host doesn't use the memory, i.e. it's the page fault of a guest, in KVM_RUN,
- * that runs out of memory, and kills the VM.
+ * The host doesn't use the memory, i.e. it's a page fault of the guest, in KVM_RUN,
+ * that exceeds the limit, and causes the process to be killed.
  */
 TEST_F_TIMEOUT(memcg_oom, oom_reaper, TEST_TIMEOUT_SEC)
 {
@@ -756,7 +741,7 @@ TEST_F_TIMEOUT(memcg_oom, oom_reaper, TEST_TIMEOUT_SEC)
 	if (r)
 		SKIP(return, "Can't trace a child process: %s", strerror(-r));
 
-	/* Let the guest get through half of its memory. */
+	/* Let the guest write about half of its memory. */
 	usage = cg_read_long(self->cgroup, "memory.current");
 	ASSERT_GT(usage, 0);
 	ASSERT_EQ(cg_write_numeric(self->cgroup, "memory.max",
@@ -773,9 +758,9 @@ TEST_F_TIMEOUT(memcg_oom, oom_reaper, TEST_TIMEOUT_SEC)
 		close(oom_fd);
 
 	if (variant->vcpus_exit)
-		EXPECT_TRUE(wait_for(count_threads(rv->pid) == 1));
+		EXPECT_TRUE(wait_for(count_threads(rv->process.pid) == 1));
 
-	EXPECT_TRUE(wait_for(!get_anon_rss(rv->pid)));
+	EXPECT_TRUE(wait_for(!get_anon_rss(rv->process.pid)));
 
 	exit_reaped_vm(_metadata, rv);
 }
@@ -794,7 +779,7 @@ int main(int argc, char *argv[])
 	}
 	argv[nr_args] = NULL;
 
-	/* Check here what the VM's process can't skip, e.g. if there's no KVM. */
+	/* The VM's process can't skip the test, e.g. if there's no KVM. */
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_USER_MEMORY2));
 #ifdef __x86_64__
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_KVM_CLOCKSOURCE2));

@@ -1,59 +1,117 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/*
- * Helpers for tests that run a VM in a process of its own, to kill that process.
- * The test defines WAIT_TIMEOUT_SEC.
- */
+/* Run a VM in a process of its own, which the test can kill. */
 #ifndef SELFTEST_KVM_VM_PROCESS_H
 #define SELFTEST_KVM_VM_PROCESS_H
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
-#include <stdbool.h>
-#include <time.h>
-#include <unistd.h>
 
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
-#include "kselftest.h"
-#include "test_util.h"
+#include "kvm_util.h"
+#include "wait_for.h"
+
+struct vm_process {
+	/* Zero if there is no process to wait for. */
+	pid_t pid;
+	int pidfd;
+
+	/* Opened by the first vm_process_has_mm(). */
+	int mem_fd;
+};
 
 /*
- * Poll for @cond, which isn't signalled in any other way.  Evaluates to whether
- * or not the condition became true in time.
+ * Fork a process that doesn't outlive the test.  Returns true in the new process,
+ * which must not return to the test's caller.
  */
-#define wait_for(cond)							\
-({									\
-	struct timespec start;						\
-	bool ok;							\
-									\
-	clock_gettime(CLOCK_MONOTONIC, &start);				\
-	while (!(ok = (cond)) &&					\
-	       timespec_elapsed(start).tv_sec < WAIT_TIMEOUT_SEC)	\
-		usleep(1000);						\
-	ok;								\
-})
-
-/* Fork a process that doesn't outlive the test. */
-static inline pid_t fork_vm_process(void)
+static inline bool vm_process_fork(struct vm_process *p)
 {
-	pid_t parent = getpid(), pid = fork();
+	pid_t parent = getpid();
 
-	if (!pid) {
+	memset(p, 0, sizeof(*p));
+	p->pid = fork();
+	TEST_ASSERT(p->pid >= 0, "fork() failed: %s", strerror(errno));
+	if (!p->pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent)
 			_exit(KSFT_FAIL);
+		return true;
 	}
 
-	return pid;
+	p->pidfd = syscall(__NR_pidfd_open, p->pid, 0);
+	TEST_ASSERT(p->pidfd >= 0, "pidfd_open() failed: %s", strerror(errno));
+	return false;
 }
 
-static inline bool process_has_exited(pid_t pid)
+static inline bool vm_process_has_exited(struct vm_process *p)
 {
 	siginfo_t info = {};
 
-	return waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) || info.si_pid;
+	return waitid(P_PID, p->pid, &info, WEXITED | WNOHANG | WNOWAIT) || info.si_pid;
+}
+
+/* Wait until the process sets @ready, in memory that it shares with the test. */
+static inline bool vm_process_wait_ready(struct vm_process *p, bool *ready)
+{
+	wait_for(READ_ONCE(*ready) || vm_process_has_exited(p));
+	return __atomic_load_n(ready, __ATOMIC_ACQUIRE);
+}
+
+/* Get a copy of a file descriptor of the process. */
+static inline int vm_process_get_fd(struct vm_process *p, int fd)
+{
+	int copy = syscall(__NR_pidfd_getfd, p->pidfd, fd, 0);
+
+	TEST_ASSERT(copy >= 0, "pidfd_getfd() failed: %s", strerror(errno));
+	return copy;
+}
+
+/*
+ * Does the mm have users, i.e. is KVM's ->release() of the mmu_notifier yet to be
+ * called?  The mm can outlive the process, as the kernel, or a monitoring tool, may
+ * briefly hold a reference to it.  Reading /proc/<pid>/mem hits end-of-file once the
+ * mm has no users.  Must be called before the process is killed, too.
+ */
+static inline bool vm_process_has_mm(struct vm_process *p)
+{
+	char path[64], c;
+
+	if (!p->mem_fd) {
+		snprintf(path, sizeof(path), "/proc/%d/mem", p->pid);
+		p->mem_fd = open(path, O_RDONLY);
+		TEST_ASSERT(p->mem_fd >= 0, "Failed to open %s: %s", path, strerror(errno));
+	}
+
+	/* @p is mapped at the same address in the process. */
+	return pread(p->mem_fd, &c, 1, (off_t)p);
+}
+
+/* Wait, once, for the process to exit.  Returns its wait status, or -1. */
+static inline int vm_process_wait(struct vm_process *p)
+{
+	pid_t pid = p->pid;
+	int status;
+
+	p->pid = 0;
+	return wait_for(waitpid(pid, &status, WNOHANG) == pid) ? status : -1;
+}
+
+/* Kill the process, unless it was waited for, and close the file descriptors. */
+static inline void vm_process_put(struct vm_process *p)
+{
+	if (p->pid > 0) {
+		kill(p->pid, SIGKILL);
+		vm_process_wait(p);
+	}
+
+	if (p->pidfd)
+		kvm_close(p->pidfd);
+	if (p->mem_fd)
+		kvm_close(p->mem_fd);
+	memset(p, 0, sizeof(*p));
 }
 
 static inline int mrelease(int pidfd)

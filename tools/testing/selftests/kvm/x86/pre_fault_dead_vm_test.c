@@ -3,10 +3,10 @@
  * Test KVM_PRE_FAULT_MEMORY on a vCPU whose VM dies at the same time.
  *
  * Any task can mark a VM dead, e.g. a vCPU that gets an SMI but has no memory to
- * save its state to, or whoever reaps the memory of the VM's process.  An ioctl
- * of another vCPU that is under way must fail, and KVM must not take that for a
- * bug of its own, which is visible in the kernel log only.  Note, KVM warns at
- * most once per boot.
+ * save its state to, or the task that reaps the memory of the VM's process.  An
+ * ioctl() that another vCPU has already started must fail, and KVM must not treat that
+ * as a bug, which would be visible in the kernel log only.  Note, KVM warns at most
+ * once per boot.
  */
 #include <pthread.h>
 
@@ -14,7 +14,7 @@
 
 #include "test_util.h"
 #include "kvm_util.h"
-#include "kernel_splats.h"
+#include "kernel_complaints.h"
 
 #define MEM_GPA			SZ_1M
 #define MEM_SIZE		SZ_8M
@@ -41,7 +41,7 @@ static void *pre_fault_until_dead(void *arg)
 			.size = MEM_SIZE,
 		};
 
-		/* The kernel reports success if there was some progress. */
+		/* The ioctl() succeeds if there was any progress. */
 		for (;;) {
 			r = __vcpu_ioctl(pf->vcpu, KVM_PRE_FAULT_MEMORY, &range);
 			if (r || !range.size)
@@ -64,7 +64,7 @@ static bool kill_vm_during_pre_fault(void)
 	pthread_t thread;
 	int r;
 
-	/* There's no memory where SMRAM is out of reset. */
+	/* There's no memory where SMRAM is after a reset. */
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, MEM_GPA, MEM_SLOT,
 				    MEM_SIZE / vm->page_size, 0);
 
@@ -99,6 +99,6 @@ int main(void)
 		       nr_interrupted, NR_ROUNDS);
 	TEST_ASSERT(nr_interrupted, "Nothing was tested");
 
-	TEST_ASSERT(!count_kernel_splats(kmsg_fd), "KVM took a dead VM for a bug");
+	TEST_ASSERT(!count_kernel_complaints(kmsg_fd), "KVM treated a dead VM as a bug");
 	return 0;
 }

@@ -1,69 +1,56 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that KVM doesn't burn CPU time when it has to refresh a gfn_to_pfn_cache
- * while the page is being invalidated.
+ * Test that KVM doesn't use CPU time while it waits to refresh a gfn_to_pfn_cache
+ * whose page is being invalidated.
  *
  * A cache can't become valid while an invalidation of its page is in flight, i.e.
  * between the mmu_notifier's start() and end().  An invalidation can be preempted.
- * If it's preempted by a realtime task that needs the cache, then waiting for the
- * invalidation by retrying never ends, as the invalidation doesn't get to run
- * until the one who waits for it sleeps.
+ * If a realtime task preempts it, and needs the cache, then retrying never ends, as
+ * the invalidation doesn't run until the realtime task sleeps.
  *
- * Make that happen with two SCHED_FIFO threads on a single CPU.  The one with the
- * lower priority drops a mapping that is large enough to take a while, and has the
- * cache's page at its end.  The other one wakes up in the middle of that, and uses
- * the cache, which is invalid, but whose page is still mapped, so that nothing but
- * the invalidation is in its way.
+ * Do that with two SCHED_FIFO threads on a single CPU.  The one with the lower
+ * priority drops a mapping that is large enough to take a while, and has the cache's
+ * page at its end.  The other one wakes up in the middle of that, and uses the cache,
+ * which is invalid.  Its page is still mapped, i.e. only the invalidation keeps the
+ * cache from being refreshed.
  */
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
-#include <time.h>
 
 #include "test_util.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "kvm_test_harness.h"
+#include "wait_for.h"
+#include "xen.h"
 
 /* Xen's pages are the last ones of the memslot, in one mapping with the others. */
-#define XEN_REGION_GPA		0xc0000000ULL
-#define XEN_REGION_SLOT		10
-#define XEN_REGION_SIZE		(512ul << 20)
-#define XEN_REGION_PAGES	(XEN_REGION_SIZE / PAGE_SIZE)
-
-#define SHINFO_GPA		(XEN_REGION_GPA + XEN_REGION_SIZE - PAGE_SIZE)
+#define MEM_SIZE		(512ul << 20)
+#define SHINFO_GPA		(XEN_GPA + MEM_SIZE - PAGE_SIZE)
 #define VCPU_INFO_GPA		(SHINFO_GPA - PAGE_SIZE)
-
-#define XEN_HYPERCALL_MSR	0x40000000
-
-#define __HYPERVISOR_event_channel_op	32
-#define EVTCHNOP_send			4
-#define EVTCHNSTAT_ipi			5
 
 #define EVTCHN_PORT		15
 
-/* The offset of the bitmap of pending events in Xen's 64-bit shared_info. */
-#define SHINFO_EVTCHN_PENDING	0x800
-
-/* The watchdog must be able to preempt the others, e.g. if there's one CPU. */
+/* The watchdog must be able to preempt the others, in case there is only one CPU. */
 #define PRIO_INVALIDATE		10
 #define PRIO_REFRESH		20
 #define PRIO_WATCHDOG		30
 
-/* What is dropped is doubled until that takes long enough. */
+/* Double the size of what is dropped until that takes long enough. */
 #define MIN_DROP_SIZE		(16ul << 20)
 #define TARGET_DROP_NS		100000000LL
 
 /*
- * The refresh must wait for a good part of the drop, for its own cost, which is
- * a lot higher than usual after a preemption, to not matter.
+ * The refresh must wait for at least a quarter of the drop, so that its own cost,
+ * which is a lot higher than usual after a preemption, doesn't matter.
  */
 #define MIN_WAIT_SHARE		4
 #define MIN_DROP_FACTOR		40
 
 /*
- * Give up on the refresh if it takes (much) longer than the invalidation would
- * have taken all by itself.
+ * Stop the refresh if it takes (much) longer than the invalidation takes when it
+ * runs alone.
  */
 #define STUCK_FACTOR		10
 #define STUCK_MIN_NS		2000000000LL
@@ -87,7 +74,7 @@ struct fifo_test {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpu;
 	enum refresh_by refresh_by;
-	u8 *shinfo;
+	struct xen_shared_info *shinfo;
 	int cpu;
 
 	/* How much is dropped, and how long it takes when undisturbed. */
@@ -112,32 +99,9 @@ struct fifo_test {
 	s64 cpu_ns;
 };
 
-static s64 now_ns(clockid_t clock)
-{
-	struct timespec ts;
-
-	clock_gettime(clock, &ts);
-	return timespec_to_ns(ts);
-}
-
 static void set_shared_info(struct kvm_vm *vm)
 {
-	struct kvm_xen_hvm_attr attr = {
-		.type = KVM_XEN_ATTR_TYPE_SHARED_INFO,
-		.u.shared_info.gfn = SHINFO_GPA / PAGE_SIZE,
-	};
-
-	vm_ioctl(vm, KVM_XEN_HVM_SET_ATTR, &attr);
-}
-
-static void send_event(struct kvm_vm *vm)
-{
-	struct kvm_irq_routing_xen_evtchn event = {
-		.port = EVTCHN_PORT,
-		.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
-	};
-
-	vm_ioctl(vm, KVM_XEN_HVM_EVTCHN_SEND, &event);
+	xen_vm_set_attr(vm, KVM_XEN_ATTR_TYPE_SHARED_INFO, SHINFO_GPA / PAGE_SIZE);
 }
 
 static void guest_code(void)
@@ -160,11 +124,6 @@ static void run_until_sync(struct kvm_vcpu *vcpu)
 	TEST_ASSERT_EQ(uc.cmd, UCALL_SYNC);
 }
 
-static u64 *pending_events(struct fifo_test *test)
-{
-	return (u64 *)(test->shinfo + SHINFO_EVTCHN_PENDING);
-}
-
 static void refresh(struct fifo_test *test)
 {
 	switch (test->refresh_by) {
@@ -172,7 +131,7 @@ static void refresh(struct fifo_test *test)
 		set_shared_info(test->vm);
 		break;
 	case REFRESH_BY_SEND:
-		send_event(test->vm);
+		xen_vm_send_event(test->vm, test->vcpu->id, EVTCHN_PORT);
 		break;
 	case REFRESH_BY_VCPU:
 		run_until_sync(test->vcpu);
@@ -182,18 +141,18 @@ static void refresh(struct fifo_test *test)
 
 /*
  * Have KVM invalidate its cache of the page, and map the page again.  The page
- * itself is still there, as it belongs to a memfd.
+ * itself is kept, as it belongs to a memfd.
  */
 static void invalidate_cache(struct fifo_test *test)
 {
 	kvm_madvise(test->shinfo, PAGE_SIZE, MADV_DONTNEED);
-	WRITE_ONCE(*pending_events(test), 0);
+	WRITE_ONCE(test->shinfo->evtchn_pending[0], 0);
 }
 
-/* Up to and including the page of the cache.  It's a memfd, nothing is lost. */
+/* The end is the page of the cache.  The memfd keeps the contents. */
 static void *drop_start(struct fifo_test *test)
 {
-	return test->shinfo + PAGE_SIZE - test->drop_size;
+	return (void *)test->shinfo + PAGE_SIZE - test->drop_size;
 }
 
 static void populate(struct fifo_test *test)
@@ -232,24 +191,24 @@ static void *refresh_thread(void *arg)
 	WRITE_ONCE(test->refresh_tid, kvm_gettid());
 	invalidate_cache(test);
 
-	/* The other thread is on the same CPU, i.e. runs when this one sleeps. */
+	/* The other thread is on the same CPU, it runs while this one sleeps. */
 	sem_post(&test->start_drop);
 	while (nanosleep(&delay, &delay))
 		;
 
 	test->preempted_drop = READ_ONCE(test->dropping);
 
-	wall_ns = now_ns(CLOCK_MONOTONIC);
-	cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID);
+	wall_ns = now_ns();
+	cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID);
 
 	refresh(test);
 
-	test->cpu_ns = now_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns;
-	test->wall_ns = now_ns(CLOCK_MONOTONIC) - wall_ns;
+	test->cpu_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID) - cpu_ns;
+	test->wall_ns = now_ns() - wall_ns;
 
 	if (test->refresh_by == REFRESH_BY_ACTIVATE)
-		send_event(test->vm);
-	test->delivered = READ_ONCE(*pending_events(test)) & BIT_ULL(EVTCHN_PORT);
+		xen_vm_send_event(test->vm, test->vcpu->id, EVTCHN_PORT);
+	test->delivered = xen_test_port(test->shinfo->evtchn_pending, EVTCHN_PORT);
 
 	sem_post(&test->done);
 	return NULL;
@@ -278,7 +237,7 @@ static pthread_t create_fifo_thread(struct fifo_test *test, int prio,
 	return thread;
 }
 
-/* Something else might run as well, get the best of a few times. */
+/* Other tasks might run as well, use the shortest of a few times. */
 #define best_of(nr, measure)				\
 ({							\
 	s64 best = 0, ns;				\
@@ -298,9 +257,9 @@ static s64 measure_refresh(struct fifo_test *test)
 
 	invalidate_cache(test);
 
-	start = now_ns(CLOCK_MONOTONIC);
+	start = now_ns();
 	refresh(test);
-	return now_ns(CLOCK_MONOTONIC) - start;
+	return now_ns() - start;
 }
 
 static s64 measure_drop(struct fifo_test *test)
@@ -309,20 +268,20 @@ static s64 measure_drop(struct fifo_test *test)
 
 	populate(test);
 
-	start = now_ns(CLOCK_MONOTONIC);
+	start = now_ns();
 	drop(test);
-	return now_ns(CLOCK_MONOTONIC) - start;
+	return now_ns() - start;
 }
 
 static void choose_size(struct fifo_test *test)
 {
 	size_t max_size = sysconf(_SC_AVPHYS_PAGES) * getpagesize() / 2;
 
-	max_size = min_t(size_t, max_size, XEN_REGION_SIZE);
+	max_size = min_t(size_t, max_size, MEM_SIZE);
 	test->drop_size = MIN_DROP_SIZE;
 
-	/* Huge pages would be gone in no time.  Failure is ok. */
-	madvise(test->shinfo + PAGE_SIZE - XEN_REGION_SIZE, XEN_REGION_SIZE, MADV_NOHUGEPAGE);
+	/* Huge pages would be dropped too fast.  Failure is ok. */
+	madvise((void *)test->shinfo + PAGE_SIZE - MEM_SIZE, MEM_SIZE, MADV_NOHUGEPAGE);
 
 	for (;;) {
 		test->drop_ns = best_of(2, measure_drop(test));
@@ -341,8 +300,8 @@ static int set_scheduler(pid_t tid, int policy, int prio)
 }
 
 /*
- * Have the refresh preempt the drop, and return %false if the refresh had to be
- * stopped, i.e. to be demoted for the drop to get the CPU.
+ * Have the refresh preempt the drop.  Returns false if the refresh had to be stopped,
+ * i.e. if its priority had to be lowered for the drop to run.
  */
 static bool try_to_preempt(struct fifo_test *test)
 {
@@ -370,7 +329,7 @@ static bool try_to_preempt(struct fifo_test *test)
 
 		stuck = true;
 		TEST_ASSERT(!set_scheduler(READ_ONCE(test->refresh_tid), SCHED_OTHER, 0),
-			    "Failed to demote the refresh");
+			    "Failed to lower the priority of the refresh");
 		while (sem_wait(&test->done))
 			;
 		break;
@@ -388,38 +347,16 @@ static bool try_to_preempt(struct fifo_test *test)
 
 static void create_vm(struct fifo_test *test)
 {
-	struct kvm_xen_hvm_config config = {
-		.flags = KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL |
-			 KVM_XEN_HVM_CONFIG_EVTCHN_SEND,
-		.msr = XEN_HYPERCALL_MSR,
-	};
-	struct kvm_xen_hvm_attr long_mode = {
-		.type = KVM_XEN_ATTR_TYPE_LONG_MODE,
-		.u.long_mode = 1,
-	};
-	struct kvm_xen_hvm_attr evtchn = {
-		.type = KVM_XEN_ATTR_TYPE_EVTCHN,
-		.u.evtchn.send_port = EVTCHN_PORT,
-		.u.evtchn.type = EVTCHNSTAT_ipi,
-		.u.evtchn.deliver.port.port = EVTCHN_PORT,
-		.u.evtchn.deliver.port.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
-	};
-
-	struct kvm_xen_vcpu_attr vcpu_info = {
-		.type = KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO,
-		.u.gpa = VCPU_INFO_GPA,
-	};
+	void *mem;
 
 	test->vm = vm_create_with_one_vcpu(&test->vcpu, guest_code);
-	vm_userspace_mem_region_add(test->vm, VM_MEM_SRC_SHMEM, XEN_REGION_GPA,
-				    XEN_REGION_SLOT, XEN_REGION_PAGES, 0);
-	test->shinfo = addr_gpa2hva(test->vm, SHINFO_GPA);
+	mem = xen_vm_add_memory(test->vm, VM_MEM_SRC_SHMEM, MEM_SIZE / PAGE_SIZE);
+	test->shinfo = mem + MEM_SIZE - PAGE_SIZE;
 
-	vm_ioctl(test->vm, KVM_XEN_HVM_CONFIG, &config);
-	vm_ioctl(test->vm, KVM_XEN_HVM_SET_ATTR, &long_mode);
+	xen_vm_init(test->vm);
 	set_shared_info(test->vm);
-	vm_ioctl(test->vm, KVM_XEN_HVM_SET_ATTR, &evtchn);
-	vcpu_ioctl(test->vcpu, KVM_XEN_VCPU_SET_ATTR, &vcpu_info);
+	xen_vm_set_ipi(test->vm, test->vcpu->id, EVTCHN_PORT);
+	xen_vcpu_set_attr(test->vcpu, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO, VCPU_INFO_GPA);
 	run_until_sync(test->vcpu);
 }
 
@@ -477,15 +414,15 @@ TEST_F_TIMEOUT(xen_gpc_fifo, preempted_invalidation, TEST_TIMEOUT_SEC)
 	test->cpu = sched_getcpu();
 
 	for (i = 0; i < MAX_ATTEMPTS; i++) {
-		/* Aim for 1/6, 1/8, 1/10, 1/6, ... of the way through. */
+		/* Preempt the drop after 1/6, 1/8, 1/10, 1/6, ... of its duration. */
 		test->delay_ns = test->drop_ns / (6 + i % 3 * 2);
 
 		finished = try_to_preempt(test);
 		EXPECT_TRUE(test->delivered);
 
 		/*
-		 * The drop's syscall is more than the invalidation.  If there was
-		 * (next to) nothing to wait for, then try again.
+		 * The drop's syscall is more than the invalidation.  Try again if the
+		 * refresh had (almost) nothing to wait for.
 		 */
 		if (finished && (!test->preempted_drop ||
 				 test->wall_ns < test->drop_ns / MIN_WAIT_SHARE))
@@ -506,11 +443,7 @@ TEST_F_TIMEOUT(xen_gpc_fifo, preempted_invalidation, TEST_TIMEOUT_SEC)
 
 int main(int argc, char *argv[])
 {
-	int xen_caps = kvm_check_cap(KVM_CAP_XEN_HVM);
-
-	TEST_REQUIRE(xen_caps & KVM_XEN_HVM_CONFIG_SHARED_INFO);
-	TEST_REQUIRE(xen_caps & KVM_XEN_HVM_CONFIG_EVTCHN_2LEVEL);
-	TEST_REQUIRE(xen_caps & KVM_XEN_HVM_CONFIG_EVTCHN_SEND);
+	xen_require_caps();
 
 	return test_harness_run(argc, argv);
 }

@@ -3,13 +3,13 @@
  * Test what waits for the refresh of a gfn_to_pfn_cache that doesn't end.
  *
  * A refresh looks up the page of the cache, with kvm->srcu and the cache's
- * refresh_lock held.  How long that takes is up to userspace if the page is under a
- * userfaultfd.  An update of the memslots has to wait for kvm->srcu, and so has to
- * wait for the refresh.  Nothing else may: neither invalidations, even of the very
- * page, nor users of other caches, nor the end of the process.
+ * refresh_lock held.  Userspace decides how long that takes if the page is registered
+ * with a userfaultfd.  An update of the memslots waits for kvm->srcu, i.e. has to wait
+ * for the refresh.  Nothing else may wait for it: neither invalidations, even of the
+ * same page, nor users of other caches, nor the exit of the process.
  *
- * Nobody answers the userfaultfd before the test has seen what there is to see, and
- * the test holds it, too, i.e. the exit of the VM's process doesn't close it.
+ * The userfault isn't answered before all of that was tested.  The test has the
+ * userfaultfd, too, so that the exit of the VM's process doesn't close it.
  */
 #include <poll.h>
 #include <pthread.h>
@@ -20,19 +20,17 @@
 #include "kvm_util.h"
 #include "processor.h"
 #include "ucall_common.h"
-#include "kernel_splats.h"
+#include "kernel_complaints.h"
 #include "kvm_test_harness.h"
-
-#define WAIT_TIMEOUT_SEC	20
-#define TEST_TIMEOUT_SEC	120
 #include "vm_process.h"
+#include "xen.h"
 
-#define XEN_GPA			0xc0000000ULL
-#define XEN_SLOT		10
+#define TEST_TIMEOUT_SEC	120
+
 #define OTHER_GPA		0xd0000000ULL
 #define OTHER_SLOT		11
 
-/* The page of the cache that is refreshed, of another cache, and two of none. */
+/* The page of the cache that is refreshed, of another cache, and of no cache. */
 #define SHINFO_OFFSET		(0 * PAGE_SIZE)
 #define PVTIME_OFFSET		(1 * PAGE_SIZE)
 #define DATA_OFFSET		(2 * PAGE_SIZE)
@@ -70,7 +68,7 @@ static void uffd_register(u64 offset, u64 mode)
 	uffd_ioctl(UFFDIO_REGISTER, &reg);
 }
 
-/* Have the next access to the page that is registered wait. */
+/* If the page is registered, the next access to it waits. */
 static void discard_page(u64 offset)
 {
 	kvm_madvise(mem + offset, PAGE_SIZE, MADV_DONTNEED);
@@ -86,15 +84,11 @@ static void fill_page(u64 offset)
 
 static void set_pvtime(void)
 {
-	struct kvm_xen_vcpu_attr attr = {
-		.type = KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO,
-		.u.gpa = XEN_GPA + PVTIME_OFFSET,
-	};
-
-	vcpu_ioctl(vcpu, KVM_XEN_VCPU_SET_ATTR, &attr);
+	xen_vcpu_set_attr(vcpu, KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO,
+			  XEN_GPA + PVTIME_OFFSET);
 }
 
-/* Something to be done by a thread of its own, as it might not end. */
+/* A function that runs in a thread of its own, as it might not return. */
 struct task {
 	void (*fn)(void);
 	pthread_t thread;
@@ -128,13 +122,7 @@ static bool finish_task(struct task *task)
 
 static void send_event(void)
 {
-	struct kvm_irq_routing_xen_evtchn event = {
-		.port = EVTCHN_PORT,
-		.vcpu = vcpu->id,
-		.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
-	};
-
-	vm_ioctl(vm, KVM_XEN_HVM_EVTCHN_SEND, &event);
+	xen_vm_send_event(vm, vcpu->id, EVTCHN_PORT);
 }
 
 static void add_memslot(void)
@@ -180,7 +168,7 @@ static void run_vcpu(void)
 	TEST_ASSERT(READ_ONCE(*(u32 *)(mem + PVTIME_OFFSET)), "The clock wasn't written");
 }
 
-/* All that a userfaultfd does to pages, but answer the fault. */
+/* All ioctl()s of the userfaultfd, on pages other than the one that is waited for. */
 static void uffdio(void)
 {
 	struct uffdio_range range = { (u64)mem + DATA_OFFSET, PAGE_SIZE };
@@ -223,39 +211,26 @@ static bool open_uffd(void)
 		.features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_MOVE,
 	};
 
-	/* Note, by default KVM's faults are for the privileged only. */
+	/* Note, by default only privileged users can handle KVM's faults. */
 	uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	return uffd >= 0 && !ioctl(uffd, UFFDIO_API, &api);
 }
 
-/* Create a VM, and let a refresh of its shared_info wait for an answer. */
+/* Create a VM, and start a refresh of its shared_info, which waits for an answer. */
 static void start_refresh(struct task *refresh, struct task *memslot)
 {
-	struct kvm_xen_hvm_config config = {
-		.flags = KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL |
-			 KVM_XEN_HVM_CONFIG_EVTCHN_SEND,
-		.msr = 0x40000000,
-	};
-	struct kvm_xen_hvm_attr attr = {
-		.type = KVM_XEN_ATTR_TYPE_LONG_MODE,
-		.u.long_mode = 1,
-	};
 	struct pollfd pollfd = { .events = POLLIN };
 
 	TEST_ASSERT(open_uffd(), "userfaultfd() failed: %s", strerror(errno));
 	pollfd.fd = uffd;
 
 	vm = vm_create_with_one_vcpu(&vcpu, guest_code);
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, XEN_GPA, XEN_SLOT,
-				    NR_PAGES, 0);
-	mem = addr_gpa2hva(vm, XEN_GPA);
+	mem = xen_vm_add_memory(vm, VM_MEM_SRC_ANONYMOUS, NR_PAGES);
 	memset(mem, 0, NR_PAGES * PAGE_SIZE);
 
-	vm_ioctl(vm, KVM_XEN_HVM_CONFIG, &config);
-	vm_ioctl(vm, KVM_XEN_HVM_SET_ATTR, &attr);
-	attr.type = KVM_XEN_ATTR_TYPE_SHARED_INFO;
-	attr.u.shared_info.gfn = (XEN_GPA + SHINFO_OFFSET) / PAGE_SIZE;
-	vm_ioctl(vm, KVM_XEN_HVM_SET_ATTR, &attr);
+	xen_vm_init(vm);
+	xen_vm_set_attr(vm, KVM_XEN_ATTR_TYPE_SHARED_INFO,
+			(XEN_GPA + SHINFO_OFFSET) / PAGE_SIZE);
 	set_pvtime();
 	vcpu_run(vcpu);
 
@@ -265,7 +240,7 @@ static void start_refresh(struct task *refresh, struct task *memslot)
 	TEST_ASSERT(poll(&pollfd, 1, WAIT_TIMEOUT_SEC * 1000) == 1,
 		    "The refresh doesn't look up its page");
 
-	/* It isn't seen when the update begins to wait, but it's soon. */
+	/* Give the update time to begin to wait, which can't be observed. */
 	if (memslot) {
 		start_task(memslot, add_memslot);
 		usleep(50000);
@@ -302,7 +277,7 @@ FIXTURE_SETUP(userfault)
 
 FIXTURE_TEARDOWN(userfault) { }
 
-/* The refresh goes on, everybody else of the living, too. */
+/* The process isn't killed, and its other tasks don't wait. */
 TEST_F_TIMEOUT(userfault, alive, TEST_TIMEOUT_SEC)
 {
 	struct task refresh, memslot, task;
@@ -333,7 +308,7 @@ TEST_F_TIMEOUT(userfault, alive, TEST_TIMEOUT_SEC)
 	ASSERT_TRUE(finish_task(&refresh));
 	if (variant->memslot_update)
 		ASSERT_TRUE(finish_task(&memslot));
-	EXPECT_EQ(count_kernel_splats(kmsg_fd), 0);
+	EXPECT_EQ(count_kernel_complaints(kmsg_fd), 0);
 	kvm_vm_free(vm);
 }
 
@@ -349,18 +324,17 @@ enum ending { ENDING_EXIT, ENDING_KILL, ENDING_REAP };
 static void test_ending(struct __test_metadata *_metadata, bool memslot_update,
 			enum ending ending)
 {
-	int kmsg_fd = open_kmsg(), i, pidfd, nr_reaped = 0;
+	int kmsg_fd = open_kmsg(), i, nr_reaped = 0;
 	struct task refresh, memslot;
 	struct control *control;
-	pid_t pid;
+	struct vm_process p;
 
 	control = kvm_mmap(sizeof(*control), PROT_READ | PROT_WRITE,
 			   MAP_SHARED | MAP_ANONYMOUS, -1);
 
 	for (i = 0; i < NR_ROUNDS && !_metadata->exit_code; i++) {
 		memset(control, 0, sizeof(*control));
-		pid = fork_vm_process();
-		if (!pid) {
+		if (vm_process_fork(&p)) {
 			start_refresh(&refresh, memslot_update ? &memslot : NULL);
 			control->uffd = uffd;
 			__atomic_store_n(&control->ready, true, __ATOMIC_RELEASE);
@@ -368,33 +342,27 @@ static void test_ending(struct __test_metadata *_metadata, bool memslot_update,
 				usleep(1000);
 			_exit(KSFT_PASS);
 		}
-		ASSERT_GT(pid, 0);
-
-		wait_for(READ_ONCE(control->ready) || process_has_exited(pid));
-		ASSERT_TRUE(__atomic_load_n(&control->ready, __ATOMIC_ACQUIRE));
-		pidfd = syscall(__NR_pidfd_open, pid, 0);
-		ASSERT_GE(pidfd, 0);
-		uffd = syscall(__NR_pidfd_getfd, pidfd, control->uffd, 0);
-		ASSERT_GE(uffd, 0);
+		ASSERT_TRUE(vm_process_wait_ready(&p, &control->ready));
+		uffd = vm_process_get_fd(&p, control->uffd);
 
 		if (ending == ENDING_EXIT)
 			WRITE_ONCE(control->exit, true);
 		else
-			ASSERT_EQ(kill(pid, SIGKILL), 0);
+			ASSERT_EQ(kill(p.pid, SIGKILL), 0);
 
 		if (ending == ENDING_REAP) {
-			if (!mrelease(pidfd))
+			if (!mrelease(p.pidfd))
 				nr_reaped++;
 			else
 				EXPECT_EQ(errno, ESRCH);
 		}
 
-		EXPECT_TRUE(wait_for(waitpid(pid, NULL, WNOHANG) == pid)) {
+		EXPECT_NE(vm_process_wait(&p), -1) {
 			TH_LOG("The process waits for the refresh");
 		}
-		EXPECT_EQ(count_kernel_splats(kmsg_fd), 0);
+		EXPECT_EQ(count_kernel_complaints(kmsg_fd), 0);
 		kvm_close(uffd);
-		kvm_close(pidfd);
+		vm_process_put(&p);
 	}
 
 	if (ending == ENDING_REAP) {
@@ -423,11 +391,7 @@ TEST_F_TIMEOUT(userfault, reap, TEST_TIMEOUT_SEC)
 
 int main(int argc, char *argv[])
 {
-	int xen_caps = kvm_check_cap(KVM_CAP_XEN_HVM);
-
-	TEST_REQUIRE(xen_caps & KVM_XEN_HVM_CONFIG_SHARED_INFO);
-	TEST_REQUIRE(xen_caps & KVM_XEN_HVM_CONFIG_EVTCHN_2LEVEL);
-	TEST_REQUIRE(xen_caps & KVM_XEN_HVM_CONFIG_EVTCHN_SEND);
+	xen_require_caps();
 
 	return test_harness_run(argc, argv);
 }

@@ -1,31 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Stress KVM's gfn_to_pfn_caches: raise Xen event channels from everywhere, and
- * meanwhile do to the pages, which KVM writes by way of its caches, all that can
- * be done to them.
+ * Stress KVM's gfn_to_pfn_caches: raise Xen event channels from all sources, and
+ * meanwhile invalidate, replace, move and merge the pages that KVM writes through
+ * its caches.
  *
- * Each vCPU has events raised by an irqfd, by an ioctl(), by another vCPU's
- * hypercall and by its timer, has a vcpu_info, a clock and a runstate area that
- * is split over two pages, and shares the shared_info with all others.  One port
- * of each vCPU is masked all the time, and looked at, another one now and then.
+ * The events of each vCPU are raised by an irqfd, by an ioctl(), by another vCPU's
+ * hypercall and by its timer.  Each vCPU has a vcpu_info, a clock and a runstate
+ * area that is split over two pages; all vCPUs share the shared_info.  One port of
+ * each vCPU is always masked, and polled, another one is masked now and then.
  *
- * Three things must hold no matter what:
+ * The test checks that
  *
- *  - Nothing is lost, as long as the contents of the pages aren't.  Each event is
- *    either rejected, or is seen by the guest.  All but one source of events wait
- *    for an event to be seen before raising the next one, i.e. can tell exactly.
+ *  - no event is lost, unless the contents of the pages are.  Each event is either
+ *    rejected, or seen by the guest.  All but one source of events wait for an event
+ *    to be seen before raising the next one, so that each event is counted.
  *
- *  - KVM doesn't write a page after the page was replaced, i.e. after mmap(),
- *    fork(), mremap() or exit() is done.  Such pages are kept, and must not change.
+ *  - KVM doesn't write a page after the page was replaced, i.e. after mmap(), fork(),
+ *    mremap() or exit() is done.  Such pages are kept, and must not change.
  *
- *  - The runstate area tells one story: its times add up to the time of the last
+ *  - the runstate area is consistent: its times add up to the time of the last
  *    change.
  *
  * If the contents are lost, e.g. due to MADV_DONTNEED of anonymous memory, then
  * events may be lost too, but events that are raised afterwards must not be.
  *
- * Options, in addition to those of the harness: "-D seconds" for how long each of
- * the tests lasts, "-S seed" for the seed of all random numbers.
+ * Options, in addition to those of the harness: "-D seconds" sets how long each of
+ * the tests takes, "-S seed" sets the seed of all random numbers.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -37,20 +37,17 @@
 #include "processor.h"
 #include "apic.h"
 #include "ucall_common.h"
-#include "kernel_splats.h"
+#include "kernel_complaints.h"
 #include "kvm_test_harness.h"
 #include "numaif.h"
 #include "vm_process.h"
+#include "xen.h"
 
 #define NR_VCPUS		4
 
-/* The memory that KVM accesses by way of caches. */
-#define XEN_GPA			0xc0000000ULL
-#define XEN_SLOT		10
-
 /*
- * A second memslot for the same memory, for the guest, so that the guest doesn't
- * notice when the other one is deleted.
+ * A second memslot for the same memory, for the guest, so that the guest isn't
+ * affected when the memslot at XEN_GPA is deleted.
  */
 #define GUEST_GPA		0xd0000000ULL
 #define GUEST_GVA		0xd0000000ULL
@@ -66,66 +63,27 @@
 #define RUNSTATE_OFFSET(v)	((3 + 3 * (v)) * PAGE_SIZE - 20)
 #define NR_PAGES		(1 + 3 * NR_VCPUS)
 
-/* A huge page, for the sake of huge pages, all but the above are unused. */
+/* The size of a huge page.  Only the pages above are used. */
 #define HUGE_NR_PAGES		512
 
-/* A few writes say as much as all bytes of a page. */
+/* Don't print all bytes of a page. */
 #define MAX_PRINTED_WRITES	8
 
-/* Replaced pages are kept until all other copies of the page were used. */
+/* A replaced page is kept until the other copies of the page have been used. */
 #define NR_COPIES		4
-
-#define XEN_HYPERCALL_MSR	0x40000000
-
-#define __HYPERVISOR_set_timer_op	15
-#define __HYPERVISOR_sched_op		29
-#define __HYPERVISOR_event_channel_op	32
-
-#define SCHEDOP_poll			3
-#define EVTCHNOP_send			4
-#define EVTCHNSTAT_ipi			5
 
 #define EVTCHN_VECTOR		0x30
 #define SPURIOUS_PIC_VECTOR	7
-#define EVTCHN_FIRST_GSI	32
-
-#define XEN_RUNSTATE_UPDATE	BIT_ULL(63)
-#define RUNSTATE_running	0
 
 /* How often the guest sleeps before its runstate must be right. */
 #define NR_QUIET		8
-
-/* The fields of Xen's 64-bit ABI that matter here. */
-struct vcpu_info {
-	u8 evtchn_upcall_pending;
-	u8 evtchn_upcall_mask;
-	u64 evtchn_pending_sel;
-};
-
-struct shared_info {
-	u8 vcpu_info[0x800];
-	u64 evtchn_pending[64];
-	u64 evtchn_mask[64];
-};
-
-struct vcpu_runstate_info {
-	u32 state;
-	u64 state_entry_time;
-	u64 time[4];
-};
-
-struct sched_poll {
-	u32 *ports;
-	unsigned int nr_ports;
-	u64 timeout;
-};
 
 enum event_source {
 	SRC_IRQFD,
 	SRC_IOCTL,
 	SRC_HYPERCALL,
 	SRC_TIMER,
-	/* By ioctl(), but without waiting for the guest to see it. */
+	/* By ioctl(), without waiting for the guest to see it. */
 	SRC_BURST,
 	/* By ioctl(), of a port that is always masked. */
 	SRC_MASKED,
@@ -137,8 +95,8 @@ static const char * const source_names[] = {
 };
 
 /*
- * Two ports per word of the bitmap, but the last has a word of its own, and no word
- * is shared by vCPUs.
+ * There are two ports in each word of the bitmap, but the last port has a word of its
+ * own.  vCPUs don't share words.
  */
 #define NR_WORDS		(NR_SRCS / 2 + 1)
 
@@ -158,9 +116,9 @@ static u32 evtchn_port(int v, enum event_source src)
 }
 
 /*
- * An event channel.  @seen is written by the vCPU that receives the events, all
- * else by whoever raises them.  The last event was seen if @seen has increased
- * since it was raised.
+ * An event channel.  @seen is written by the vCPU that receives the events, all other
+ * members by the task that raises them.  The last event was seen if @seen has
+ * increased since the event was raised.
  */
 struct channel {
 	s64 raised;
@@ -172,18 +130,18 @@ struct channel {
 
 /* What is lost, or rejected, in a phase. */
 enum phase_type {
-	/* Nothing at all. */
+	/* Nothing. */
 	PHASE_KEEP,
 	/*
-	 * The shared_info comes and goes, i.e. events can be rejected, which the
-	 * irqfd and the timer don't tell.
+	 * Events, while there is no memslot.  The irqfd and the timer don't report
+	 * that.
 	 */
 	PHASE_REJECT,
 	/* The pages' contents. */
 	PHASE_DISCARD,
 };
 
-/* Globals of the guest, which the host accesses by way of storm->guest. */
+/* Globals of the guest, which the host accesses by way of stress->guest. */
 struct guest_state {
 	struct channel channels[NR_VCPUS][NR_SRCS];
 	enum phase_type type;
@@ -199,20 +157,19 @@ struct guest_state {
 
 static struct guest_state guest_state;
 
-/* How long each of the tests is going to last, not counting the setup. */
+/* How long each of the tests takes, without the setup. */
 static s64 phase_ns = 2000000000LL;
-static int xen_caps;
+static u32 xen_caps;
 
 #define EXTRA_NS		10000000000LL
 #define NR_SENDERS		64
 #define NR_SENDS		50
 
-#define WAIT_TIMEOUT_SEC	20
 #define TEST_TIMEOUT_SEC	120
 
 /*
- * If an event may be lost, then raise it again when it was not seen for that
- * long, or for that many iterations of the guest.
+ * If an event may be lost, raise it again when it wasn't seen for this long, or for
+ * this many iterations of the guest.
  */
 #define RETRY_NS		20000000LL
 #define GUEST_NR_RETRIES	16
@@ -242,7 +199,7 @@ static void *guest_mem(u64 offset)
 /* Called with interrupts off. */
 static void guest_take_event(int v, int src)
 {
-	struct shared_info *si = guest_mem(SHINFO_OFFSET);
+	struct xen_shared_info *si = guest_mem(SHINFO_OFFSET);
 	u64 pending;
 
 	pending = __atomic_fetch_and(&si->evtchn_pending[evtchn_word(v, src)],
@@ -254,8 +211,8 @@ static void guest_take_event(int v, int src)
 
 static void guest_handle_events(int v, bool all)
 {
-	struct vcpu_info *vi = guest_mem(VCPU_INFO_OFFSET(v));
-	struct shared_info *si = guest_mem(SHINFO_OFFSET);
+	struct xen_vcpu_info *vi = guest_mem(VCPU_INFO_OFFSET(v));
+	struct xen_shared_info *si = guest_mem(SHINFO_OFFSET);
 	u64 sel;
 	int src;
 
@@ -285,10 +242,10 @@ static void evtchn_handler(struct ex_regs *regs)
 }
 
 /*
- * KVM asks twice if the vcpu_info has an interrupt, to see if there is one, and
- * to get its vector (kvm_cpu_get_extint()).  If the vcpu_info is lost in between,
- * then it's the turn of the PIC, which has a spurious interrupt.  Its vectors
- * start at zero, as nobody has told it otherwise.
+ * KVM checks twice if the vcpu_info has an interrupt: if there is one, and to get its
+ * vector (kvm_cpu_get_extint()).  If the contents of the vcpu_info are lost in
+ * between, KVM takes the interrupt from the PIC, which has a spurious one.  The PIC's
+ * vectors start at zero, as it wasn't initialized.
  */
 static void spurious_handler(struct ex_regs *regs)
 {
@@ -306,7 +263,7 @@ static bool guest_may_raise(struct channel *ch, bool may_be_lost)
 
 static void guest_raise_events(int v)
 {
-	struct vcpu_runstate_info *rs = guest_mem(RUNSTATE_OFFSET(v));
+	struct xen_runstate_info *rs = guest_mem(RUNSTATE_OFFSET(v));
 	enum phase_type type = guest_state.type;
 	int target = (v + 1) % NR_VCPUS;
 	struct channel *ch;
@@ -321,8 +278,8 @@ static void guest_raise_events(int v)
 	}
 
 	/*
-	 * The time of the last change of the runstate is good enough for a clock,
-	 * a timer that is due already is fine.
+	 * Use the time of the last change of the runstate as a clock.  A timer that
+	 * has expired already is fine.
 	 */
 	ch = &guest_state.channels[v][SRC_TIMER];
 	if (guest_may_raise(ch, type != PHASE_KEEP)) {
@@ -335,7 +292,7 @@ static void guest_raise_events(int v)
 static void guest_poll(int v)
 {
 	u32 ports[] = { evtchn_port(v, SRC_TIMER), evtchn_port(v, SRC_MASKED) };
-	struct sched_poll poll = {
+	struct xen_sched_poll poll = {
 		.ports = ports,
 		.nr_ports = ARRAY_SIZE(ports),
 		.timeout = 2000000,
@@ -344,10 +301,10 @@ static void guest_poll(int v)
 	xen_hypercall(__HYPERVISOR_sched_op, SCHEDOP_poll, &poll);
 }
 
-/* Poll with one more port masked, and see what was raised meanwhile. */
+/* Poll with one more port masked, and take the event that was raised meanwhile. */
 static void guest_poll_masked(int v)
 {
-	struct shared_info *si = guest_mem(SHINFO_OFFSET);
+	struct xen_shared_info *si = guest_mem(SHINFO_OFFSET);
 	u64 *mask = &si->evtchn_mask[evtchn_word(v, SRC_IOCTL)];
 	u64 bit = BIT_ULL(evtchn_bit(SRC_IOCTL));
 
@@ -362,11 +319,12 @@ static void guest_poll_masked(int v)
 
 /*
  * KVM writes all of the area before it enters the guest again.  All times add up to
- * the time of the last change, as the vCPU was offline before it ever ran.
+ * the time of the last change, including the time before the vCPU ran for the first
+ * time, when it was offline.
  */
 static void guest_check_runstate(int v)
 {
-	struct vcpu_runstate_info *rs = guest_mem(RUNSTATE_OFFSET(v));
+	struct xen_runstate_info *rs = guest_mem(RUNSTATE_OFFSET(v));
 	u64 entry_time, sum;
 	int i;
 
@@ -395,7 +353,7 @@ static void guest_code(int v)
 	sti_nop();
 
 	for (i = 0; ; i++) {
-		/* Whatever was lost, KVM has written the runstate again by now. */
+		/* If the runstate was lost, KVM has written it again by now. */
 		if (guest_state.type != PHASE_DISCARD || nr_quiet == NR_QUIET)
 			guest_check_runstate(v);
 
@@ -411,8 +369,8 @@ static void guest_code(int v)
 		sti_nop();
 
 		/*
-		 * If vcpu_info is lost then so is the interrupt, and a lost timer
-		 * won't wake up the vCPU.  Look for events, and don't halt.
+		 * If the vcpu_info is lost, so is the interrupt, and a lost timer
+		 * doesn't wake up the vCPU.  Look for events, and don't halt.
 		 */
 		if (guest_state.type == PHASE_DISCARD) {
 			cli();
@@ -444,7 +402,7 @@ enum backing {
 	BACKING_THP,
 };
 
-struct storm {
+struct stress {
 	struct kvm_vm *vm;
 	struct kvm_vcpu *vcpus[NR_VCPUS];
 	pthread_t vcpu_threads[NR_VCPUS];
@@ -456,7 +414,7 @@ struct storm {
 	struct kvm_random_state rng;
 	int kmsg_fd;
 
-	/* The memory as the VM sees it, which is part of a mapping. */
+	/* The memory of the VM, which is part of a mapping. */
 	u8 *mem;
 	u64 nr_pages;
 	void *mapping;
@@ -464,34 +422,26 @@ struct storm {
 
 	int node;
 
-	/* If a memfd, all copies of all pages, and the copies that are in use. */
+	/* With a memfd: all copies of all pages, and the copies that are in use. */
 	int memfd;
 	u8 *copies;
 	u8 current_copy[NR_PAGES];
 };
 
-static s64 now_ns(void)
+static u8 *get_copy(struct stress *stress, int page, int copy)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return timespec_to_ns(ts);
-}
-
-static u8 *get_copy(struct storm *storm, int page, int copy)
-{
-	return storm->copies + (copy * NR_PAGES + page) * PAGE_SIZE;
+	return stress->copies + (copy * NR_PAGES + page) * PAGE_SIZE;
 }
 
 /* A page that isn't used anymore.  KVM never writes all zeroes. */
-static void retire_copy(struct storm *storm, int page, int copy)
+static void retire_copy(struct stress *stress, int page, int copy)
 {
-	memset(get_copy(storm, page, copy), 0, PAGE_SIZE);
+	memset(get_copy(stress, page, copy), 0, PAGE_SIZE);
 }
 
-static int count_stale_writes(struct storm *storm, int page, int copy)
+static int count_stale_writes(struct stress *stress, int page, int copy)
 {
-	u8 *mem = get_copy(storm, page, copy);
+	u8 *mem = get_copy(stress, page, copy);
 	int nr_writes = 0, i;
 
 	for (i = 0; i < PAGE_SIZE; i++) {
@@ -507,59 +457,57 @@ static int count_stale_writes(struct storm *storm, int page, int copy)
 	return nr_writes;
 }
 
-static int count_all_stale_writes(struct storm *storm, bool skip_current)
+static int count_all_stale_writes(struct stress *stress, bool skip_current)
 {
 	int nr_writes = 0, page, copy;
 
-	if (storm->memfd < 0)
+	if (stress->memfd < 0)
 		return 0;
 
 	for (page = 0; page < NR_PAGES; page++) {
 		for (copy = 0; copy < NR_COPIES; copy++) {
-			if (skip_current && copy == storm->current_copy[page])
+			if (skip_current && copy == stress->current_copy[page])
 				continue;
-			nr_writes += count_stale_writes(storm, page, copy);
+			nr_writes += count_stale_writes(stress, page, copy);
 		}
 	}
 
 	return nr_writes;
 }
 
-static void create_memfd(struct storm *storm)
+static void create_memfd(struct stress *stress)
 {
 	size_t size = NR_COPIES * NR_PAGES * PAGE_SIZE;
 
-	storm->memfd = syscall(__NR_memfd_create, "xen_gpc_storm", 0);
-	TEST_ASSERT(storm->memfd >= 0, __KVM_SYSCALL_ERROR("memfd_create()", storm->memfd));
-	kvm_ftruncate(storm->memfd, size);
-	storm->copies = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, storm->memfd);
+	stress->memfd = kvm_memfd_alloc(size, false);
+	stress->copies = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, stress->memfd);
 }
 
-static void map_memory(struct storm *storm, enum backing backing)
+static void map_memory(struct stress *stress, enum backing backing)
 {
 	size_t size;
 
-	storm->nr_pages = backing == BACKING_THP ? HUGE_NR_PAGES : NR_PAGES;
-	size = storm->nr_pages * PAGE_SIZE;
+	stress->nr_pages = backing == BACKING_THP ? HUGE_NR_PAGES : NR_PAGES;
+	size = stress->nr_pages * PAGE_SIZE;
 
 	if (backing == BACKING_MEMFD) {
-		memset(storm->current_copy, 0, sizeof(storm->current_copy));
-		memset(storm->copies, 0, NR_COPIES * size);
-		storm->mapping_size = size;
-		storm->mapping = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED,
-					  storm->memfd);
-		storm->mem = storm->mapping;
+		memset(stress->current_copy, 0, sizeof(stress->current_copy));
+		memset(stress->copies, 0, NR_COPIES * size);
+		stress->mapping_size = size;
+		stress->mapping = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED,
+					   stress->memfd);
+		stress->mem = stress->mapping;
 		return;
 	}
 
-	storm->mapping_size = 2 * size;
-	storm->mapping = kvm_mmap(2 * size, PROT_READ | PROT_WRITE,
-				  MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	storm->mem = storm->mapping;
+	stress->mapping_size = 2 * size;
+	stress->mapping = kvm_mmap(2 * size, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	stress->mem = stress->mapping;
 
 	if (backing == BACKING_THP) {
-		storm->mem = align_ptr_up(storm->mem, size);
-		madvise(storm->mem, size, MADV_HUGEPAGE);
+		stress->mem = align_ptr_up(stress->mem, size);
+		madvise(stress->mem, size, MADV_HUGEPAGE);
 	}
 }
 
@@ -595,28 +543,22 @@ static void *vcpu_thread(void *arg)
 
 static int send_event(struct kvm_vm *vm, int v, enum event_source src)
 {
-	struct kvm_irq_routing_xen_evtchn event = {
-		.port = evtchn_port(v, src),
-		.vcpu = v,
-		.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
-	};
-
-	return __vm_ioctl(vm, KVM_XEN_HVM_EVTCHN_SEND, &event);
+	return __xen_vm_send_event(vm, v, evtchn_port(v, src));
 }
 
-static void raise_event(struct storm *storm, int v, enum event_source src)
+static void raise_event(struct stress *stress, int v, enum event_source src)
 {
-	struct channel *ch = &storm->guest->channels[v][src];
+	struct channel *ch = &stress->guest->channels[v][src];
 
 	channel_raise(ch);
 
 	if (src == SRC_IRQFD) {
-		TEST_ASSERT(!eventfd_write(storm->eventfds[v], 1), "Failed to write eventfd");
+		TEST_ASSERT(!eventfd_write(stress->eventfds[v], 1), "Failed to write eventfd");
 		return;
 	}
 
-	if (send_event(storm->vm, v, src)) {
-		TEST_ASSERT(storm->guest->type == PHASE_REJECT,
+	if (send_event(stress->vm, v, src)) {
+		TEST_ASSERT(stress->guest->type == PHASE_REJECT,
 			    "Unexpected error from KVM_XEN_HVM_EVTCHN_SEND: %s",
 			    strerror(errno));
 		channel_reject(ch);
@@ -626,8 +568,8 @@ static void raise_event(struct storm *storm, int v, enum event_source src)
 /* Raise events for as long as the guest takes them. */
 static void *raise_thread(void *arg)
 {
-	struct storm *storm = arg;
-	struct guest_state *guest = storm->guest;
+	struct stress *stress = arg;
+	struct guest_state *guest = stress->guest;
 	s64 last_raise[NR_VCPUS][NR_SRCS] = {};
 	struct kvm_random_state rng;
 	bool may_be_lost;
@@ -635,7 +577,7 @@ static void *raise_thread(void *arg)
 
 	rng = new_kvm_random_state(kvm_random_seed + 1);
 
-	while (!READ_ONCE(storm->stop_raising)) {
+	while (!READ_ONCE(stress->stop_raising)) {
 		for (v = 0; v < NR_VCPUS && !READ_ONCE(guest->pause); v++) {
 			for (src = 0; src < NR_SRCS; src++) {
 				if (src == SRC_HYPERCALL || src == SRC_TIMER)
@@ -652,7 +594,7 @@ static void *raise_thread(void *arg)
 					continue;
 
 				last_raise[v][src] = now_ns();
-				raise_event(storm, v, src);
+				raise_event(stress, v, src);
 			}
 		}
 		usleep(kvm_random_u32_in_range(&rng, 0, 1000));
@@ -661,196 +603,129 @@ static void *raise_thread(void *arg)
 	return NULL;
 }
 
-static void set_xen_vcpu_attr(struct kvm_vcpu *vcpu, u16 type, u64 addr)
+static void set_shared_info(struct stress *stress, bool use_hva)
 {
-	struct kvm_xen_vcpu_attr attr = {
-		.type = type,
-		/* The union's "gpa" and "hva" are one and the same. */
-		.u.gpa = addr,
-	};
-
-	vcpu_ioctl(vcpu, KVM_XEN_VCPU_SET_ATTR, &attr);
+	if (use_hva)
+		xen_vm_set_attr(stress->vm, KVM_XEN_ATTR_TYPE_SHARED_INFO_HVA,
+				(u64)stress->mem + SHINFO_OFFSET);
+	else
+		xen_vm_set_attr(stress->vm, KVM_XEN_ATTR_TYPE_SHARED_INFO,
+				(XEN_GPA + SHINFO_OFFSET) / PAGE_SIZE);
 }
 
-static void set_shared_info(struct storm *storm, bool use_hva)
+static void setup_vm_attrs(struct stress *stress, bool use_hva)
 {
-	struct kvm_xen_hvm_attr attr = {};
+	struct kvm_vm *vm = stress->vm;
 
-	if (use_hva) {
-		attr.type = KVM_XEN_ATTR_TYPE_SHARED_INFO_HVA;
-		attr.u.shared_info.hva = (u64)storm->mem + SHINFO_OFFSET;
-	} else {
-		attr.type = KVM_XEN_ATTR_TYPE_SHARED_INFO;
-		attr.u.shared_info.gfn = (XEN_GPA + SHINFO_OFFSET) / PAGE_SIZE;
-	}
-
-	vm_ioctl(storm->vm, KVM_XEN_HVM_SET_ATTR, &attr);
+	xen_vm_init(vm);
+	if (xen_caps & KVM_XEN_HVM_CONFIG_RUNSTATE_UPDATE_FLAG)
+		xen_vm_set_attr(vm, KVM_XEN_ATTR_TYPE_RUNSTATE_UPDATE_FLAG, 1);
+	if (!stress->guest->use_lapic)
+		xen_vm_set_attr(vm, KVM_XEN_ATTR_TYPE_UPCALL_VECTOR, EVTCHN_VECTOR);
+	set_shared_info(stress, use_hva);
 }
 
-static void setup_vm_attrs(struct storm *storm, bool use_hva)
+static void setup_vcpu_attrs(struct stress *stress, int v, bool use_hva)
 {
-	struct kvm_xen_hvm_config config = {
-		.flags = KVM_XEN_HVM_CONFIG_INTERCEPT_HCALL |
-			 KVM_XEN_HVM_CONFIG_EVTCHN_SEND,
-		.msr = XEN_HYPERCALL_MSR,
-	};
-	struct kvm_xen_hvm_attr attr = {};
-
-	vm_ioctl(storm->vm, KVM_XEN_HVM_CONFIG, &config);
-
-	attr.type = KVM_XEN_ATTR_TYPE_LONG_MODE;
-	attr.u.long_mode = 1;
-	vm_ioctl(storm->vm, KVM_XEN_HVM_SET_ATTR, &attr);
-
-	if (xen_caps & KVM_XEN_HVM_CONFIG_RUNSTATE_UPDATE_FLAG) {
-		memset(&attr, 0, sizeof(attr));
-		attr.type = KVM_XEN_ATTR_TYPE_RUNSTATE_UPDATE_FLAG;
-		attr.u.runstate_update_flag = 1;
-		vm_ioctl(storm->vm, KVM_XEN_HVM_SET_ATTR, &attr);
-	}
-
-	if (!storm->guest->use_lapic) {
-		memset(&attr, 0, sizeof(attr));
-		attr.type = KVM_XEN_ATTR_TYPE_UPCALL_VECTOR;
-		attr.u.vector = EVTCHN_VECTOR;
-		vm_ioctl(storm->vm, KVM_XEN_HVM_SET_ATTR, &attr);
-	}
-
-	set_shared_info(storm, use_hva);
-}
-
-static void setup_vcpu_attrs(struct storm *storm, int v, bool use_hva)
-{
-	struct kvm_vcpu *vcpu = storm->vcpus[v];
-	struct kvm_xen_vcpu_attr attr = {
-		.type = KVM_XEN_VCPU_ATTR_TYPE_TIMER,
-		.u.timer.port = evtchn_port(v, SRC_TIMER),
-		.u.timer.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL,
-	};
+	struct kvm_vcpu *vcpu = stress->vcpus[v];
 
 	if (use_hva)
-		set_xen_vcpu_attr(vcpu, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO_HVA,
-				  (u64)storm->mem + VCPU_INFO_OFFSET(v));
+		xen_vcpu_set_attr(vcpu, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO_HVA,
+				  (u64)stress->mem + VCPU_INFO_OFFSET(v));
 	else
-		set_xen_vcpu_attr(vcpu, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO,
+		xen_vcpu_set_attr(vcpu, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO,
 				  XEN_GPA + VCPU_INFO_OFFSET(v));
 
-	set_xen_vcpu_attr(vcpu, KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO,
+	xen_vcpu_set_attr(vcpu, KVM_XEN_VCPU_ATTR_TYPE_VCPU_TIME_INFO,
 			  XEN_GPA + PVTIME_OFFSET(v));
-
 	if (xen_caps & KVM_XEN_HVM_CONFIG_RUNSTATE)
-		set_xen_vcpu_attr(vcpu, KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_ADDR,
+		xen_vcpu_set_attr(vcpu, KVM_XEN_VCPU_ATTR_TYPE_RUNSTATE_ADDR,
 				  XEN_GPA + RUNSTATE_OFFSET(v));
 
-	vcpu_ioctl(vcpu, KVM_XEN_VCPU_SET_ATTR, &attr);
-
-	if (storm->guest->use_lapic) {
-		memset(&attr, 0, sizeof(attr));
-		attr.type = KVM_XEN_VCPU_ATTR_TYPE_UPCALL_VECTOR;
-		attr.u.vector = EVTCHN_VECTOR;
-		vcpu_ioctl(vcpu, KVM_XEN_VCPU_SET_ATTR, &attr);
-	}
+	xen_vcpu_set_timer(vcpu, evtchn_port(v, SRC_TIMER), 0);
+	if (stress->guest->use_lapic)
+		xen_vcpu_set_attr(vcpu, KVM_XEN_VCPU_ATTR_TYPE_UPCALL_VECTOR, EVTCHN_VECTOR);
 }
 
-static void setup_evtchns(struct storm *storm)
+static void setup_evtchns(struct stress *stress)
 {
-	struct kvm_irq_routing *routing = kvm_gsi_routing_create();
-	struct kvm_irq_routing_entry *entry;
-	struct kvm_xen_hvm_attr attr;
+	struct xen_irqfd irqfds[NR_VCPUS];
 	int v;
 
 	for (v = 0; v < NR_VCPUS; v++) {
-		entry = &routing->entries[routing->nr++];
-		entry->gsi = EVTCHN_FIRST_GSI + v;
-		entry->type = KVM_IRQ_ROUTING_XEN_EVTCHN;
-		entry->u.xen_evtchn.port = evtchn_port(v, SRC_IRQFD);
-		entry->u.xen_evtchn.vcpu = v;
-		entry->u.xen_evtchn.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL;
+		irqfds[v] = (struct xen_irqfd){ stress->eventfds[v], v,
+						evtchn_port(v, SRC_IRQFD) };
+		xen_vm_set_ipi(stress->vm, v, evtchn_port(v, SRC_HYPERCALL));
 	}
-
-	/* Note, this frees @routing. */
-	kvm_gsi_routing_write(storm->vm, routing);
-
-	for (v = 0; v < NR_VCPUS; v++) {
-		kvm_assign_irqfd(storm->vm, EVTCHN_FIRST_GSI + v, storm->eventfds[v]);
-
-		memset(&attr, 0, sizeof(attr));
-		attr.type = KVM_XEN_ATTR_TYPE_EVTCHN;
-		attr.u.evtchn.send_port = evtchn_port(v, SRC_HYPERCALL);
-		attr.u.evtchn.type = EVTCHNSTAT_ipi;
-		attr.u.evtchn.deliver.port.port = evtchn_port(v, SRC_HYPERCALL);
-		attr.u.evtchn.deliver.port.vcpu = v;
-		attr.u.evtchn.deliver.port.priority = KVM_IRQ_ROUTING_XEN_EVTCHN_PRIO_2LEVEL;
-		vm_ioctl(storm->vm, KVM_XEN_HVM_SET_ATTR, &attr);
-	}
+	xen_vm_assign_irqfds(stress->vm, irqfds, NR_VCPUS);
 }
 
 static void dummy_handler(int sig) { }
 
-/* Create the VM, and have everybody start. */
-static void start_storm(struct storm *storm, enum backing backing,
-			enum phase_type type, bool use_lapic)
+/* Create the VM, and start all threads. */
+static void start_stress(struct stress *stress, enum backing backing,
+			 enum phase_type type, bool use_lapic)
 {
 	struct sigaction sa = { .sa_handler = dummy_handler };
 	bool has_hva = xen_caps & KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA;
-	struct shared_info *si;
+	struct xen_shared_info *si;
 	int v, src;
 
-	storm->stop_raising = false;
+	stress->stop_raising = false;
 
 	/* The seed takes effect when the VM is created. */
-	storm->vm = __vm_create_with_vcpus(VM_SHAPE_DEFAULT, NR_VCPUS, 0, guest_code,
-					   storm->vcpus);
-	storm->rng = new_kvm_random_state(kvm_random_seed);
-	storm->guest = addr_gva2hva(storm->vm, (gva_t)&guest_state);
-	storm->guest->type = type;
-	storm->guest->use_lapic = use_lapic;
+	stress->vm = __vm_create_with_vcpus(VM_SHAPE_DEFAULT, NR_VCPUS, 0, guest_code,
+					    stress->vcpus);
+	stress->rng = new_kvm_random_state(kvm_random_seed);
+	stress->guest = addr_gva2hva(stress->vm, (gva_t)&guest_state);
+	stress->guest->type = type;
+	stress->guest->use_lapic = use_lapic;
 
 	for (v = 0; v < NR_VCPUS; v++) {
 		for (src = 0; src < NR_SRCS; src++)
-			storm->guest->channels[v][src].seen_when_raised = -1;
+			stress->guest->channels[v][src].seen_when_raised = -1;
 	}
 
-	map_memory(storm, backing);
-	vm_set_user_memory_region(storm->vm, XEN_SLOT, 0, XEN_GPA,
-				  storm->nr_pages * PAGE_SIZE, storm->mem);
-	vm_set_user_memory_region(storm->vm, GUEST_SLOT, 0, GUEST_GPA,
-				  storm->nr_pages * PAGE_SIZE, storm->mem);
-	virt_map(storm->vm, GUEST_GVA, GUEST_GPA, NR_PAGES);
+	map_memory(stress, backing);
+	vm_set_user_memory_region(stress->vm, XEN_SLOT, 0, XEN_GPA,
+				  stress->nr_pages * PAGE_SIZE, stress->mem);
+	vm_set_user_memory_region(stress->vm, GUEST_SLOT, 0, GUEST_GPA,
+				  stress->nr_pages * PAGE_SIZE, stress->mem);
+	virt_map(stress->vm, GUEST_GVA, GUEST_GPA, NR_PAGES);
 
-	si = (void *)(storm->mem + SHINFO_OFFSET);
+	si = (void *)(stress->mem + SHINFO_OFFSET);
 	for (v = 0; v < NR_VCPUS; v++)
 		si->evtchn_mask[evtchn_word(v, SRC_MASKED)] = BIT_ULL(evtchn_bit(SRC_MASKED));
 
-	setup_vm_attrs(storm, has_hva && kvm_random_bool(&storm->rng));
+	setup_vm_attrs(stress, has_hva && kvm_random_bool(&stress->rng));
 	for (v = 0; v < NR_VCPUS; v++)
-		setup_vcpu_attrs(storm, v, has_hva && kvm_random_bool(&storm->rng));
-	setup_evtchns(storm);
+		setup_vcpu_attrs(stress, v, has_hva && kvm_random_bool(&stress->rng));
+	setup_evtchns(stress);
 
-	vm_install_exception_handler(storm->vm, EVTCHN_VECTOR, evtchn_handler);
+	vm_install_exception_handler(stress->vm, EVTCHN_VECTOR, evtchn_handler);
 	if (type != PHASE_KEEP)
-		vm_install_exception_handler(storm->vm, SPURIOUS_PIC_VECTOR,
+		vm_install_exception_handler(stress->vm, SPURIOUS_PIC_VECTOR,
 					     spurious_handler);
 
-	/* Signals are for vCPUs that are to be stopped. */
+	/* The signal interrupts KVM_RUN of vCPUs that have to stop. */
 	sigaction(SIGUSR1, &sa, NULL);
 
 	for (v = 0; v < NR_VCPUS; v++) {
-		vcpu_args_set(storm->vcpus[v], 1, v);
-		kvm_pthread_create(&storm->vcpu_threads[v], NULL, vcpu_thread,
-				   storm->vcpus[v]);
+		vcpu_args_set(stress->vcpus[v], 1, v);
+		kvm_pthread_create(&stress->vcpu_threads[v], NULL, vcpu_thread,
+				   stress->vcpus[v]);
 	}
-	kvm_pthread_create(&storm->raise_thread, NULL, raise_thread, storm);
+	kvm_pthread_create(&stress->raise_thread, NULL, raise_thread, stress);
 }
 
-static void stop_vcpus(struct storm *storm)
+static void stop_vcpus(struct stress *stress)
 {
 	int v;
 
 	for (v = 0; v < NR_VCPUS; v++) {
-		WRITE_ONCE(storm->vcpus[v]->run->immediate_exit, 1);
-		pthread_kill(storm->vcpu_threads[v], SIGUSR1);
-		kvm_pthread_join(storm->vcpu_threads[v], NULL);
+		WRITE_ONCE(stress->vcpus[v]->run->immediate_exit, 1);
+		pthread_kill(stress->vcpu_threads[v], SIGUSR1);
+		kvm_pthread_join(stress->vcpu_threads[v], NULL);
 	}
 }
 
@@ -930,17 +805,17 @@ static bool all_channels_are_ok(struct guest_state *guest)
 	return true;
 }
 
-static void dump_channels(struct storm *storm, struct guest_state *since)
+static void dump_channels(struct stress *stress, struct guest_state *since)
 {
-	struct shared_info *si = (void *)(storm->mem + SHINFO_OFFSET);
-	struct guest_state *guest = storm->guest;
-	struct vcpu_info *vi;
+	struct xen_shared_info *si = (void *)(stress->mem + SHINFO_OFFSET);
+	struct guest_state *guest = stress->guest;
+	struct xen_vcpu_info *vi;
 	struct channel *ch;
 	bool pending;
 	int v, src;
 
 	for (v = 0; v < NR_VCPUS; v++) {
-		vi = (void *)(storm->mem + VCPU_INFO_OFFSET(v));
+		vi = (void *)(stress->mem + VCPU_INFO_OFFSET(v));
 		ksft_print_msg("vCPU %d: upcall_pending %u, pending_sel 0x%lx, quiesced %d\n",
 			       v, vi->evtchn_upcall_pending, vi->evtchn_pending_sel,
 			       guest->quiesced[v]);
@@ -959,23 +834,23 @@ static void dump_channels(struct storm *storm, struct guest_state *since)
 	}
 }
 
-/* Where vCPUs are that were stopped because they didn't see events anymore. */
-static void dump_vcpus(struct storm *storm)
+/* Print where the vCPUs were that didn't see events anymore. */
+static void dump_vcpus(struct stress *stress)
 {
 	struct kvm_regs regs;
 	int v;
 
 	for (v = 0; v < NR_VCPUS; v++) {
-		vcpu_regs_get(storm->vcpus[v], &regs);
+		vcpu_regs_get(stress->vcpus[v], &regs);
 		ksft_print_msg("vCPU %d: rip 0x%llx, rsp 0x%llx, rflags 0x%llx\n", v,
 			       regs.rip, regs.rsp, regs.rflags);
 	}
 }
 
-/* All is done to the memory, check that the VM is fine, and that it was. */
-static void finish_storm(struct __test_metadata *_metadata, struct storm *storm)
+/* Check that no event was lost, and that events are still delivered. */
+static void finish_stress(struct __test_metadata *_metadata, struct stress *stress)
 {
-	struct guest_state *guest = storm->guest;
+	struct guest_state *guest = stress->guest;
 	struct guest_state since = *guest;
 	bool ok;
 	int src;
@@ -983,11 +858,11 @@ static void finish_storm(struct __test_metadata *_metadata, struct storm *storm)
 	ok = wait_for(channels_made_progress(guest, &since, 2));
 	EXPECT_TRUE(ok) {
 		TH_LOG("Events aren't seen anymore");
-		dump_channels(storm, &since);
+		dump_channels(stress, &since);
 	}
 
-	WRITE_ONCE(storm->stop_raising, true);
-	kvm_pthread_join(storm->raise_thread, NULL);
+	WRITE_ONCE(stress->stop_raising, true);
+	kvm_pthread_join(stress->raise_thread, NULL);
 
 	if (ok) {
 		WRITE_ONCE(guest->quiesce, true);
@@ -995,88 +870,86 @@ static void finish_storm(struct __test_metadata *_metadata, struct storm *storm)
 		     wait_for(all_channels_are_ok(guest));
 		EXPECT_TRUE(ok) {
 			TH_LOG("Events were lost");
-			dump_channels(storm, &since);
+			dump_channels(stress, &since);
 		}
 	}
 
-	stop_vcpus(storm);
+	stop_vcpus(stress);
 	if (!ok)
-		dump_vcpus(storm);
+		dump_vcpus(stress);
 
-	EXPECT_EQ(count_all_stale_writes(storm, true), 0);
-	EXPECT_EQ(count_kernel_splats(storm->kmsg_fd), 0);
+	EXPECT_EQ(count_all_stale_writes(stress, true), 0);
+	EXPECT_EQ(count_kernel_complaints(stress->kmsg_fd), 0);
 
 	ksft_print_msg("Events seen:");
 	for (src = 0; src < NR_SRCS; src++)
 		printf(" %s %ld", source_names[src], count_seen(guest, src));
 	printf("\n");
 
-	kvm_vm_free(storm->vm);
-	kvm_munmap(storm->mapping, storm->mapping_size);
+	kvm_vm_free(stress->vm);
+	kvm_munmap(stress->mapping, stress->mapping_size);
 }
 
-static u32 random_in_range(struct storm *storm, u32 min, u32 max)
+static u32 random_in_range(struct stress *stress, u32 min, u32 max)
 {
-	return kvm_random_u32_in_range(&storm->rng, min, max);
+	return kvm_random_u32_in_range(&stress->rng, min, max);
 }
 
-/*
- * What to do to the memory.  Returns if it could be done, or -1 if something is wrong.
- */
-typedef int (*storm_op)(struct storm *storm);
+/* Something to do to the memory.  Returns 1 if it was done, 0 if not, -1 on errors. */
+typedef int (*stress_op)(struct stress *stress);
 
-static int op_dontneed(struct storm *storm)
+static int op_dontneed(struct stress *stress)
 {
-	int page = random_in_range(storm, 0, NR_PAGES - 1);
+	int page = random_in_range(stress, 0, NR_PAGES - 1);
 
-	if (random_in_range(storm, 0, 3))
-		kvm_madvise(storm->mem + page * PAGE_SIZE, PAGE_SIZE, MADV_DONTNEED);
+	if (random_in_range(stress, 0, 3))
+		kvm_madvise(stress->mem + page * PAGE_SIZE, PAGE_SIZE, MADV_DONTNEED);
 	else
-		kvm_madvise(storm->mem, NR_PAGES * PAGE_SIZE, MADV_DONTNEED);
+		kvm_madvise(stress->mem, NR_PAGES * PAGE_SIZE, MADV_DONTNEED);
 	return 1;
 }
 
-static int op_replace(struct storm *storm)
+static int op_replace(struct stress *stress)
 {
 	/* Favor the pages that are written the most. */
-	int page = random_in_range(storm, 0, 1) ? SHINFO_OFFSET / PAGE_SIZE :
-						   random_in_range(storm, 1, NR_PAGES - 1);
-	int old_copy = storm->current_copy[page];
+	int page = random_in_range(stress, 0, 1) ? SHINFO_OFFSET / PAGE_SIZE :
+						   random_in_range(stress, 1, NR_PAGES - 1);
+	int old_copy = stress->current_copy[page];
 	int new_copy = (old_copy + 1) % NR_COPIES;
 	int nr_writes;
 	void *mem;
 
-	nr_writes = count_stale_writes(storm, page, new_copy);
+	nr_writes = count_stale_writes(stress, page, new_copy);
 
-	mem = mmap(storm->mem + page * PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_WRITE,
-		   MAP_SHARED | MAP_FIXED, storm->memfd,
+	mem = mmap(stress->mem + page * PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_WRITE,
+		   MAP_SHARED | MAP_FIXED, stress->memfd,
 		   (new_copy * NR_PAGES + page) * PAGE_SIZE);
 
 	/* From now on, neither KVM nor the guest may write the old page. */
-	retire_copy(storm, page, old_copy);
-	storm->current_copy[page] = new_copy;
+	retire_copy(stress, page, old_copy);
+	stress->current_copy[page] = new_copy;
 
 	TEST_ASSERT(mem != MAP_FAILED, "Failed to replace a page");
 	return nr_writes ? -1 : 1;
 }
 
 /*
- * Keep the pages from changing, for as long as the child lives, by having the
- * child own them.  KVM and the guest must move on to copies of the pages.
+ * The child has the original pages, which must not change.  KVM and the guest have to
+ * use copies of the pages.
  */
-static int op_fork(struct storm *storm)
+static int op_fork(struct stress *stress)
 {
 	static u8 snapshot[NR_PAGES * PAGE_SIZE];
-	u32 delay_us = random_in_range(storm, 0, 5000);
+	u32 delay_us = random_in_range(stress, 0, 5000);
 	pid_t pid;
 	int status;
 
 	pid = fork();
 	TEST_ASSERT(pid >= 0, "Failed to fork");
 	if (!pid) {
-		memcpy(snapshot, storm->mem, sizeof(snapshot));
+		memcpy(snapshot, stress->mem, sizeof(snapshot));
 		usleep(delay_us);
-		_exit(memcmp(snapshot, storm->mem, sizeof(snapshot)) ? KSFT_FAIL : KSFT_PASS);
+		_exit(memcmp(snapshot, stress->mem, sizeof(snapshot)) ? KSFT_FAIL : KSFT_PASS);
 	}
 
 	while (waitpid(pid, &status, 0) != pid)
@@ -1089,17 +962,17 @@ static int op_fork(struct storm *storm)
 	return -1;
 }
 
-/* Move everything to a huge page, and map that with small pages. */
-static int op_thp(struct storm *storm)
+/* Collapse the memory into a huge page, and split its mapping. */
+static int op_thp(struct stress *stress)
 {
-	u8 *last_page = storm->mem + (HUGE_NR_PAGES - 1) * PAGE_SIZE;
+	u8 *last_page = stress->mem + (HUGE_NR_PAGES - 1) * PAGE_SIZE;
 	int collapsed;
 
 	/* Failure is ok, e.g. if the pages are in use. */
-	collapsed = !madvise(storm->mem, HUGE_NR_PAGES * PAGE_SIZE, MADV_COLLAPSE);
-	usleep(random_in_range(storm, 0, 1000));
+	collapsed = !madvise(stress->mem, HUGE_NR_PAGES * PAGE_SIZE, MADV_COLLAPSE);
+	usleep(random_in_range(stress, 0, 1000));
 
-	if (random_in_range(storm, 0, 1)) {
+	if (random_in_range(stress, 0, 1)) {
 		kvm_madvise(last_page, PAGE_SIZE, MADV_DONTNEED);
 	} else {
 		TEST_ASSERT(!mprotect(last_page, PAGE_SIZE, PROT_READ), "Failed to mprotect");
@@ -1109,27 +982,27 @@ static int op_thp(struct storm *storm)
 	return collapsed;
 }
 
-static int op_memslot(struct storm *storm)
+static int op_memslot(struct stress *stress)
 {
-	vm_set_user_memory_region(storm->vm, XEN_SLOT, 0, XEN_GPA, 0, NULL);
-	usleep(random_in_range(storm, 0, 2000));
-	vm_set_user_memory_region(storm->vm, XEN_SLOT, 0, XEN_GPA,
-				  storm->nr_pages * PAGE_SIZE, storm->mem);
+	vm_set_user_memory_region(stress->vm, XEN_SLOT, 0, XEN_GPA, 0, NULL);
+	usleep(random_in_range(stress, 0, 2000));
+	vm_set_user_memory_region(stress->vm, XEN_SLOT, 0, XEN_GPA,
+				  stress->nr_pages * PAGE_SIZE, stress->mem);
 	return 1;
 }
 
-static int op_shared_info(struct storm *storm)
+static int op_shared_info(struct stress *stress)
 {
-	set_shared_info(storm, true);
-	usleep(random_in_range(storm, 0, 1000));
-	set_shared_info(storm, false);
+	set_shared_info(stress, true);
+	usleep(random_in_range(stress, 0, 1000));
+	set_shared_info(stress, false);
 	return 1;
 }
 
-/* Move a page away, which must not change from then on, and back again. */
-static int op_mremap(struct storm *storm)
+/* Move a page away, check that it doesn't change, and move it back. */
+static int op_mremap(struct stress *stress)
 {
-	u8 *mem = storm->mem + random_in_range(storm, 0, NR_PAGES - 1) * PAGE_SIZE;
+	u8 *mem = stress->mem + random_in_range(stress, 0, NR_PAGES - 1) * PAGE_SIZE;
 	static u8 snapshot[PAGE_SIZE];
 	u8 *moved;
 	int r;
@@ -1138,10 +1011,10 @@ static int op_mremap(struct storm *storm)
 	TEST_ASSERT(moved != MAP_FAILED, "Failed to move a page: %s", strerror(errno));
 
 	memcpy(snapshot, moved, PAGE_SIZE);
-	usleep(random_in_range(storm, 0, 2000));
+	usleep(random_in_range(stress, 0, 2000));
 	r = memcmp(snapshot, moved, PAGE_SIZE) ? -1 : 1;
 	if (r < 0)
-		ksft_print_msg("A page has changed that was moved away\n");
+		ksft_print_msg("A page that was moved away has changed\n");
 
 	TEST_ASSERT(mremap(moved, PAGE_SIZE, PAGE_SIZE, MREMAP_MAYMOVE | MREMAP_FIXED,
 			   mem) == mem, "Failed to move a page back: %s", strerror(errno));
@@ -1171,202 +1044,204 @@ static long read_number(const char *path, const char *key)
 	return number;
 }
 
-static int op_swap(struct storm *storm)
+static int op_swap(struct stress *stress)
 {
-	kvm_madvise(storm->mem, NR_PAGES * PAGE_SIZE, MADV_PAGEOUT);
+	kvm_madvise(stress->mem, NR_PAGES * PAGE_SIZE, MADV_PAGEOUT);
 	return read_number("/proc/self/status", "VmSwap:") > 0;
 }
 
-static int op_migrate(struct storm *storm)
+static int op_migrate(struct stress *stress)
 {
-	int nodes[NR_PAGES], status[NR_PAGES], page, nr_moved = 0;
+	int nodes[NR_PAGES], old[NR_PAGES], status[NR_PAGES], page, nr_moved = 0;
 	void *pages[NR_PAGES];
 
-	storm->node = !storm->node;
+	stress->node = !stress->node;
 	for (page = 0; page < NR_PAGES; page++) {
-		pages[page] = storm->mem + page * PAGE_SIZE;
-		nodes[page] = storm->node;
+		pages[page] = stress->mem + page * PAGE_SIZE;
+		nodes[page] = stress->node;
 	}
 
-	TEST_ASSERT(move_pages(0, NR_PAGES, pages, nodes, status, MPOL_MF_MOVE) >= 0,
+	TEST_ASSERT(!move_pages(0, NR_PAGES, pages, NULL, old, 0) &&
+		    move_pages(0, NR_PAGES, pages, nodes, status, MPOL_MF_MOVE) >= 0,
 		    "move_pages() failed: %s", strerror(errno));
+
+	/* The status of a page that was there before is that node, too. */
 	for (page = 0; page < NR_PAGES; page++)
-		nr_moved += status[page] == storm->node;
+		nr_moved += status[page] == stress->node && old[page] == !stress->node;
 	return nr_moved > 0;
 }
 
-/* Keep a copy of shared_info, without writing it if it's one already. */
-static bool shared_info_is_merged(struct storm *storm)
+/* Make a copy of shared_info, without writing it if it is a copy already. */
+static bool shared_info_is_merged(struct stress *stress)
 {
-	u8 *copy = storm->mem + NR_PAGES * PAGE_SIZE;
+	u8 *copy = stress->mem + NR_PAGES * PAGE_SIZE;
 
-	if (memcmp(copy, storm->mem + SHINFO_OFFSET, PAGE_SIZE))
-		memcpy(copy, storm->mem + SHINFO_OFFSET, PAGE_SIZE);
+	if (memcmp(copy, stress->mem + SHINFO_OFFSET, PAGE_SIZE))
+		memcpy(copy, stress->mem + SHINFO_OFFSET, PAGE_SIZE);
 	return read_number("/proc/self/ksm_merging_pages", "") > 0;
 }
 
 /*
- * Wait, without events, until the kernel has seen that shared_info is the same as a
- * copy of it, and has merged them.  Then, the next event has to be written to a page
- * of its own again.
+ * Pause the events until KSM has merged shared_info with a copy of it.  The next event
+ * has to be written to a page that isn't shared.
  */
-static int op_ksm(struct storm *storm)
+static int op_ksm(struct stress *stress)
 {
 	bool merged;
 
-	kvm_madvise(storm->mapping, storm->mapping_size, MADV_MERGEABLE);
+	kvm_madvise(stress->mapping, stress->mapping_size, MADV_MERGEABLE);
 
-	WRITE_ONCE(storm->guest->pause, true);
-	merged = wait_for(shared_info_is_merged(storm));
-	WRITE_ONCE(storm->guest->pause, false);
+	WRITE_ONCE(stress->guest->pause, true);
+	merged = wait_for(shared_info_is_merged(stress));
+	WRITE_ONCE(stress->guest->pause, false);
 
-	usleep(random_in_range(storm, 0, 10000));
+	usleep(random_in_range(stress, 0, 10000));
 	return merged;
 }
 
-static void run_storm(struct __test_metadata *_metadata, struct storm *storm,
-		      enum backing backing, enum phase_type type, storm_op op,
-		      bool use_lapic)
+static void run_stress(struct __test_metadata *_metadata, struct stress *stress,
+		       enum backing backing, enum phase_type type, stress_op op,
+		       bool use_lapic)
 {
 	struct guest_state none = {};
 	u64 nr_ops = 0, nr_done = 0;
 	int r = 0;
 	s64 end;
 
-	start_storm(storm, backing, type, use_lapic);
-	EXPECT_TRUE(wait_for(channels_made_progress(storm->guest, &none, 2))) {
-		dump_channels(storm, &none);
+	start_stress(stress, backing, type, use_lapic);
+	EXPECT_TRUE(wait_for(channels_made_progress(stress->guest, &none, 2))) {
+		dump_channels(stress, &none);
 	}
 
-	/* Slow machines get more time to do something at all. */
+	/* Give slow machines more time to do something at all. */
 	end = now_ns() + phase_ns / 2;
 	for (; r >= 0 && now_ns() < end + (nr_done ? 0 : EXTRA_NS); nr_ops++) {
-		r = op(storm);
+		r = op(stress);
 		nr_done += r > 0;
-		usleep(random_in_range(storm, 0, 2000));
+		usleep(random_in_range(stress, 0, 2000));
 	}
 	EXPECT_GE(r, 0);
 	EXPECT_GT(nr_done, 0);
 
 	ksft_print_msg("%lu operations, %lu of which did something, interrupts by %s\n",
 		       nr_ops, nr_done, use_lapic ? "local APIC" : "global vector");
-	finish_storm(_metadata, storm);
+	finish_stress(_metadata, stress);
 }
 
-static void storm_init(struct storm *storm)
+static void stress_init(struct stress *stress)
 {
 	int v;
 
-	memset(storm, 0, sizeof(*storm));
-	storm->memfd = -1;
-	storm->kmsg_fd = open_kmsg();
+	memset(stress, 0, sizeof(*stress));
+	stress->memfd = -1;
+	stress->kmsg_fd = open_kmsg();
 	for (v = 0; v < NR_VCPUS; v++)
-		storm->eventfds[v] = kvm_new_eventfd();
+		stress->eventfds[v] = kvm_new_eventfd();
 }
 
-static void storm_cleanup(struct storm *storm)
+static void stress_cleanup(struct stress *stress)
 {
 	int v;
 
-	if (storm->memfd >= 0) {
-		kvm_munmap(storm->copies, NR_COPIES * NR_PAGES * PAGE_SIZE);
-		kvm_close(storm->memfd);
+	if (stress->memfd >= 0) {
+		kvm_munmap(stress->copies, NR_COPIES * NR_PAGES * PAGE_SIZE);
+		kvm_close(stress->memfd);
 	}
 	for (v = 0; v < NR_VCPUS; v++)
-		kvm_close(storm->eventfds[v]);
-	if (storm->kmsg_fd >= 0)
-		kvm_close(storm->kmsg_fd);
+		kvm_close(stress->eventfds[v]);
+	if (stress->kmsg_fd >= 0)
+		kvm_close(stress->kmsg_fd);
 }
 
-/* Check that a write of a page that isn't in use anymore is noticed. */
+/* Check that a write to a page that isn't in use anymore is found. */
 TEST(stale_write_is_noticed)
 {
-	struct storm storm;
+	struct stress stress;
 
-	storm_init(&storm);
-	create_memfd(&storm);
+	stress_init(&stress);
+	create_memfd(&stress);
 
-	retire_copy(&storm, 0, 1);
-	ASSERT_EQ(count_all_stale_writes(&storm, true), 0);
+	retire_copy(&stress, 0, 1);
+	ASSERT_EQ(count_all_stale_writes(&stress, true), 0);
 
-	ASSERT_EQ(pwrite(storm.memfd, "x", 1, NR_PAGES * PAGE_SIZE + 0x800), 1);
-	EXPECT_EQ(count_all_stale_writes(&storm, true), 1);
+	ASSERT_EQ(pwrite(stress.memfd, "x", 1, NR_PAGES * PAGE_SIZE + 0x800), 1);
+	EXPECT_EQ(count_all_stale_writes(&stress, true), 1);
 
-	storm_cleanup(&storm);
+	stress_cleanup(&stress);
 }
 
-FIXTURE(storm) {
-	struct storm storm;
+FIXTURE(stress) {
+	struct stress stress;
 };
 
-FIXTURE_VARIANT(storm) {
+FIXTURE_VARIANT(stress) {
 	enum backing backing;
 	enum phase_type type;
-	storm_op op;
+	stress_op op;
 };
 
-FIXTURE_VARIANT_ADD(storm, dontneed_anon) {
+FIXTURE_VARIANT_ADD(stress, dontneed_anon) {
 	.backing = BACKING_ANON,
 	.type = PHASE_DISCARD,
 	.op = op_dontneed,
 };
 
-/* The pages themselves belong to the memfd, i.e. are kept. */
-FIXTURE_VARIANT_ADD(storm, dontneed_memfd) {
+/* The memfd keeps the pages. */
+FIXTURE_VARIANT_ADD(stress, dontneed_memfd) {
 	.backing = BACKING_MEMFD,
 	.type = PHASE_KEEP,
 	.op = op_dontneed,
 };
 
-FIXTURE_VARIANT_ADD(storm, replace) {
+FIXTURE_VARIANT_ADD(stress, replace) {
 	.backing = BACKING_MEMFD,
 	.type = PHASE_DISCARD,
 	.op = op_replace,
 };
 
-FIXTURE_VARIANT_ADD(storm, fork) {
+FIXTURE_VARIANT_ADD(stress, fork) {
 	.backing = BACKING_ANON,
 	.type = PHASE_KEEP,
 	.op = op_fork,
 };
 
-FIXTURE_VARIANT_ADD(storm, thp) {
+FIXTURE_VARIANT_ADD(stress, thp) {
 	.backing = BACKING_THP,
 	.type = PHASE_KEEP,
 	.op = op_thp,
 };
 
-FIXTURE_VARIANT_ADD(storm, mremap) {
+FIXTURE_VARIANT_ADD(stress, mremap) {
 	.backing = BACKING_ANON,
 	.type = PHASE_DISCARD,
 	.op = op_mremap,
 };
 
-FIXTURE_VARIANT_ADD(storm, swap) {
+FIXTURE_VARIANT_ADD(stress, swap) {
 	.backing = BACKING_ANON,
 	.type = PHASE_KEEP,
 	.op = op_swap,
 };
 
-FIXTURE_VARIANT_ADD(storm, migrate) {
+FIXTURE_VARIANT_ADD(stress, migrate) {
 	.backing = BACKING_ANON,
 	.type = PHASE_KEEP,
 	.op = op_migrate,
 };
 
-FIXTURE_VARIANT_ADD(storm, ksm) {
+FIXTURE_VARIANT_ADD(stress, ksm) {
 	.backing = BACKING_ANON,
 	.type = PHASE_KEEP,
 	.op = op_ksm,
 };
 
-FIXTURE_VARIANT_ADD(storm, memslot) {
+FIXTURE_VARIANT_ADD(stress, memslot) {
 	.backing = BACKING_MEMFD,
 	.type = PHASE_REJECT,
 	.op = op_memslot,
 };
 
-FIXTURE_VARIANT_ADD(storm, shared_info) {
+FIXTURE_VARIANT_ADD(stress, shared_info) {
 	.backing = BACKING_MEMFD,
 	.type = PHASE_KEEP,
 	.op = op_shared_info,
@@ -1374,7 +1249,7 @@ FIXTURE_VARIANT_ADD(storm, shared_info) {
 
 #define KSM_DIR			"/sys/kernel/mm/ksm/"
 
-/* Have KSM run, and be quick, or restore what was there before. */
+/* Have KSM run without pauses, or restore its settings. */
 static void set_ksm(bool on)
 {
 	static const struct {
@@ -1400,18 +1275,18 @@ static void set_ksm(bool on)
 	}
 }
 
-FIXTURE_SETUP(storm)
+FIXTURE_SETUP(stress)
 {
-	storm_init(&self->storm);
+	stress_init(&self->stress);
 	if (variant->op == op_ksm && !access(KSM_DIR "run", W_OK))
 		set_ksm(true);
 }
 
-FIXTURE_TEARDOWN(storm)
+FIXTURE_TEARDOWN(stress)
 {
 	if (variant->op == op_ksm && !access(KSM_DIR "run", W_OK))
 		set_ksm(false);
-	storm_cleanup(&self->storm);
+	stress_cleanup(&self->stress);
 }
 
 static bool has_thp_collapse(void)
@@ -1428,7 +1303,7 @@ static bool has_thp_collapse(void)
 	return r;
 }
 
-TEST_F_TIMEOUT(storm, storm, TEST_TIMEOUT_SEC)
+TEST_F_TIMEOUT(stress, stress, TEST_TIMEOUT_SEC)
 {
 	if (variant->backing == BACKING_THP && !has_thp_collapse())
 		SKIP(return, "Can't collapse memory into a huge page: %s", strerror(errno));
@@ -1447,10 +1322,10 @@ TEST_F_TIMEOUT(storm, storm, TEST_TIMEOUT_SEC)
 		SKIP(return, "KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA is not supported");
 
 	if (variant->backing == BACKING_MEMFD)
-		create_memfd(&self->storm);
+		create_memfd(&self->stress);
 
-	run_storm(_metadata, &self->storm, variant->backing, variant->type, variant->op, false);
-	run_storm(_metadata, &self->storm, variant->backing, variant->type, variant->op, true);
+	run_stress(_metadata, &self->stress, variant->backing, variant->type, variant->op, false);
+	run_stress(_metadata, &self->stress, variant->backing, variant->type, variant->op, true);
 }
 
 struct sender {
@@ -1474,11 +1349,11 @@ static void *send_thread(void *arg)
 	return NULL;
 }
 
-static bool senders_are_done(struct storm *storm, struct sender *senders)
+static bool senders_are_done(struct stress *stress, struct sender *senders)
 {
 	int i;
 
-	op_dontneed(storm);
+	op_dontneed(stress);
 
 	for (i = 0; i < NR_SENDERS; i++) {
 		if (READ_ONCE(senders[i].nr_sent) < NR_SENDS)
@@ -1489,42 +1364,42 @@ static bool senders_are_done(struct storm *storm, struct sender *senders)
 }
 
 /*
- * Many tasks use, and have to refresh, the same cache.  If one that was late
- * didn't use what another one has refreshed, but refreshed it once more, then
- * they'd take it away from each other.
+ * Many tasks use, and have to refresh, the same cache.  A task that has waited for
+ * another one's refresh must use the result.  If it refreshed the cache again, they
+ * would invalidate the cache for each other.
  */
 TEST(senders)
 {
 	struct sender senders[NR_SENDERS] = {};
-	struct storm storm;
+	struct stress stress;
 	int i;
 
-	storm_init(&storm);
-	storm.vm = __vm_create_with_vcpus(VM_SHAPE_DEFAULT, NR_VCPUS, 0, guest_code,
-					  storm.vcpus);
-	storm.rng = new_kvm_random_state(kvm_random_seed);
-	storm.guest = addr_gva2hva(storm.vm, (gva_t)&guest_state);
-	map_memory(&storm, BACKING_ANON);
-	vm_set_user_memory_region(storm.vm, XEN_SLOT, 0, XEN_GPA,
-				  storm.nr_pages * PAGE_SIZE, storm.mem);
-	setup_vm_attrs(&storm, false);
-	setup_vcpu_attrs(&storm, 0, false);
+	stress_init(&stress);
+	stress.vm = __vm_create_with_vcpus(VM_SHAPE_DEFAULT, NR_VCPUS, 0, guest_code,
+					   stress.vcpus);
+	stress.rng = new_kvm_random_state(kvm_random_seed);
+	stress.guest = addr_gva2hva(stress.vm, (gva_t)&guest_state);
+	map_memory(&stress, BACKING_ANON);
+	vm_set_user_memory_region(stress.vm, XEN_SLOT, 0, XEN_GPA,
+				  stress.nr_pages * PAGE_SIZE, stress.mem);
+	setup_vm_attrs(&stress, false);
+	setup_vcpu_attrs(&stress, 0, false);
 
 	for (i = 0; i < NR_SENDERS; i++) {
-		senders[i].vm = storm.vm;
+		senders[i].vm = stress.vm;
 		kvm_pthread_create(&senders[i].thread, NULL, send_thread, &senders[i]);
 	}
 
-	TEST_ASSERT(wait_for(senders_are_done(&storm, senders)), "Senders are stuck");
+	TEST_ASSERT(wait_for(senders_are_done(&stress, senders)), "Senders are stuck");
 
 	for (i = 0; i < NR_SENDERS; i++)
 		kvm_pthread_join(senders[i].thread, NULL);
 
-	EXPECT_EQ(count_kernel_splats(storm.kmsg_fd), 0);
+	EXPECT_EQ(count_kernel_complaints(stress.kmsg_fd), 0);
 
-	kvm_vm_free(storm.vm);
-	kvm_munmap(storm.mapping, storm.mapping_size);
-	storm_cleanup(&storm);
+	kvm_vm_free(stress.vm);
+	kvm_munmap(stress.mapping, stress.mapping_size);
+	stress_cleanup(&stress);
 }
 
 /* Shared by the test and by the process that owns the VM. */
@@ -1533,83 +1408,81 @@ struct exit_control {
 	int vm_fd;
 };
 
-FIXTURE(storm_exit) {
-	struct storm storm;
+FIXTURE(stress_exit) {
+	struct stress stress;
+	struct vm_process process;
 	struct exit_control *control;
-	pid_t pid;
 };
 
-FIXTURE_VARIANT(storm_exit) {
+FIXTURE_VARIANT(stress_exit) {
 	enum backing backing;
 	bool reap;
 };
 
-FIXTURE_VARIANT_ADD(storm_exit, exit) {
+FIXTURE_VARIANT_ADD(stress_exit, exit) {
 	.backing = BACKING_MEMFD,
 };
 
-FIXTURE_VARIANT_ADD(storm_exit, reap) {
+FIXTURE_VARIANT_ADD(stress_exit, reap) {
 	.backing = BACKING_MEMFD,
 	.reap = true,
 };
 
-/* The reaper leaves shared memory alone, but not what's private. */
-FIXTURE_VARIANT_ADD(storm_exit, reap_anon) {
+/* Only private memory is reaped, shared memory isn't. */
+FIXTURE_VARIANT_ADD(stress_exit, reap_anon) {
 	.backing = BACKING_ANON,
 	.reap = true,
 };
 
-FIXTURE_SETUP(storm_exit)
+FIXTURE_SETUP(stress_exit)
 {
-	storm_init(&self->storm);
+	stress_init(&self->stress);
 	self->control = kvm_mmap(sizeof(*self->control), PROT_READ | PROT_WRITE,
 				 MAP_SHARED | MAP_ANONYMOUS, -1);
 }
 
-FIXTURE_TEARDOWN(storm_exit)
+FIXTURE_TEARDOWN(stress_exit)
 {
-	if (self->pid > 0) {
-		kill(self->pid, SIGKILL);
-		waitpid(self->pid, NULL, 0);
-	}
+	vm_process_put(&self->process);
 	kvm_munmap(self->control, sizeof(*self->control));
-	storm_cleanup(&self->storm);
+	stress_cleanup(&self->stress);
 }
 
-/* Body of the child process, which is killed eventually. */
-static void run_storm_until_killed(struct storm *storm, enum backing backing,
-				   bool use_lapic, struct exit_control *control)
+/* Body of the child process. */
+static void __noreturn run_stress_until_killed(struct stress *stress, enum backing backing,
+					       bool use_lapic,
+					       struct exit_control *control)
 {
 	struct guest_state none = {};
 
-	start_storm(storm, backing, PHASE_DISCARD, use_lapic);
-	TEST_ASSERT(wait_for(channels_made_progress(storm->guest, &none, 2)),
+	start_stress(stress, backing, PHASE_DISCARD, use_lapic);
+	TEST_ASSERT(wait_for(channels_made_progress(stress->guest, &none, 2)),
 		    "Events aren't seen");
 
-	control->vm_fd = storm->vm->fd;
+	control->vm_fd = stress->vm->fd;
 	__atomic_store_n(&control->ready, true, __ATOMIC_RELEASE);
 
 	for (;;) {
-		op_dontneed(storm);
-		usleep(random_in_range(storm, 0, 2000));
+		op_dontneed(stress);
+		usleep(random_in_range(stress, 0, 2000));
 	}
 }
 
-static void signal_eventfds(struct storm *storm)
+static void signal_eventfds(struct stress *stress)
 {
 	int v;
 
 	for (v = 0; v < NR_VCPUS; v++)
-		TEST_ASSERT(!eventfd_write(storm->eventfds[v], 1), "Failed to write eventfd");
+		TEST_ASSERT(!eventfd_write(stress->eventfds[v], 1), "Failed to write eventfd");
 }
 
-TEST_F_TIMEOUT(storm_exit, storm_exit, TEST_TIMEOUT_SEC)
+TEST_F_TIMEOUT(stress_exit, stress_exit, TEST_TIMEOUT_SEC)
 {
-	int vm_fd, pidfd, mem_fd, i, nr_runs = 0, nr_reaped = 0;
 	struct exit_control *control = self->control;
-	struct storm *storm = &self->storm;
+	struct vm_process *p = &self->process;
+	struct stress *stress = &self->stress;
+	int vm_fd, i, nr_runs = 0, nr_reaped = 0;
 	struct kvm_random_state rng;
-	char path[64], c;
 	s64 end;
 
 	rng = new_kvm_random_state(kvm_random_seed + 2);
@@ -1618,61 +1491,48 @@ TEST_F_TIMEOUT(storm_exit, storm_exit, TEST_TIMEOUT_SEC)
 		SKIP(return, "process_mrelease() is not supported");
 
 	if (variant->backing == BACKING_MEMFD)
-		create_memfd(storm);
+		create_memfd(stress);
 
 	end = now_ns() + phase_ns;
 	do {
 		memset(control, 0, sizeof(*control));
 
-		self->pid = fork_vm_process();
-		if (!self->pid) {
-			run_storm_until_killed(storm, variant->backing,
-					       nr_runs % 2, control);
-			_exit(KSFT_FAIL);
-		}
-		ASSERT_GT(self->pid, 0);
+		if (vm_process_fork(p))
+			run_stress_until_killed(stress, variant->backing,
+						nr_runs % 2, control);
+		ASSERT_TRUE(vm_process_wait_ready(p, &control->ready));
+		ASSERT_TRUE(vm_process_has_mm(p));
 
-		wait_for(READ_ONCE(control->ready) || process_has_exited(self->pid));
-		ASSERT_TRUE(__atomic_load_n(&control->ready, __ATOMIC_ACQUIRE));
-
-		/* Keep the VM alive, and get to know when the mm is gone. */
-		pidfd = syscall(__NR_pidfd_open, self->pid, 0);
-		ASSERT_GE(pidfd, 0);
-		vm_fd = syscall(__NR_pidfd_getfd, pidfd, control->vm_fd, 0);
-		ASSERT_GE(vm_fd, 0);
-		snprintf(path, sizeof(path), "/proc/%d/mem", self->pid);
-		mem_fd = open(path, O_RDONLY);
-		ASSERT_GE(mem_fd, 0);
+		/* Keep the VM when the process exits. */
+		vm_fd = vm_process_get_fd(p, control->vm_fd);
 
 		usleep(kvm_random_u32_in_range(&rng, 0, 50000));
-		ASSERT_EQ(kill(self->pid, SIGKILL), 0);
+		ASSERT_EQ(kill(p->pid, SIGKILL), 0);
 		if (variant->reap)
-			nr_reaped += !mrelease(pidfd);
+			nr_reaped += !mrelease(p->pidfd);
 
 		for (i = 0; i < 10; i++) {
-			signal_eventfds(storm);
+			signal_eventfds(stress);
 			usleep(kvm_random_u32_in_range(&rng, 0, 1000));
 		}
 
-		ASSERT_EQ(waitpid(self->pid, NULL, 0), self->pid);
-		self->pid = 0;
-		EXPECT_TRUE(wait_for(!pread(mem_fd, &c, 1, (off_t)control)));
+		ASSERT_NE(vm_process_wait(p), -1);
+		EXPECT_TRUE(wait_for(!vm_process_has_mm(p)));
 
-		/* No event may be delivered anymore, until the VM is gone as well. */
-		if (storm->memfd >= 0)
-			memset(storm->copies, 0, NR_COPIES * NR_PAGES * PAGE_SIZE);
+		/* No event may be delivered anymore, until the VM is destroyed. */
+		if (stress->memfd >= 0)
+			memset(stress->copies, 0, NR_COPIES * NR_PAGES * PAGE_SIZE);
 
 		for (i = 0; i < 10; i++) {
-			signal_eventfds(storm);
+			signal_eventfds(stress);
 			usleep(kvm_random_u32_in_range(&rng, 0, 2000));
 		}
 
-		close(mem_fd);
-		close(pidfd);
-		close(vm_fd);
+		vm_process_put(p);
+		kvm_close(vm_fd);
 
-		EXPECT_EQ(count_all_stale_writes(storm, false), 0);
-		EXPECT_EQ(count_kernel_splats(storm->kmsg_fd), 0);
+		EXPECT_EQ(count_all_stale_writes(stress, false), 0);
+		EXPECT_EQ(count_kernel_complaints(stress->kmsg_fd), 0);
 		nr_runs++;
 	} while (!_metadata->exit_code &&
 		 now_ns() < end + (variant->reap && !nr_reaped ? EXTRA_NS : 0));
@@ -1700,11 +1560,7 @@ int main(int argc, char *argv[])
 	}
 	argv[nr_args] = NULL;
 
-	xen_caps = kvm_check_cap(KVM_CAP_XEN_HVM);
-
-	TEST_REQUIRE(xen_caps & KVM_XEN_HVM_CONFIG_SHARED_INFO);
-	TEST_REQUIRE(xen_caps & KVM_XEN_HVM_CONFIG_EVTCHN_2LEVEL);
-	TEST_REQUIRE(xen_caps & KVM_XEN_HVM_CONFIG_EVTCHN_SEND);
+	xen_caps = xen_require_caps();
 
 	return test_harness_run(nr_args, argv);
 }

@@ -3,8 +3,8 @@
  * Bugs in KVM, e.g. sleeping when the mmu_notifier must not sleep, may be visible
  * only in the kernel log, and only if the relevant debug options are enabled.
  */
-#ifndef SELFTEST_KVM_KERNEL_SPLATS_H
-#define SELFTEST_KVM_KERNEL_SPLATS_H
+#ifndef SELFTEST_KVM_KERNEL_COMPLAINTS_H
+#define SELFTEST_KVM_KERNEL_COMPLAINTS_H
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,8 +16,8 @@
 #include "kselftest.h"
 
 /*
- * Open the kernel log at its end, earlier messages are someone else's problem.
- * Returns -1, and says so, if the log can't be read.
+ * Open the kernel log at its end, i.e. skip the messages of earlier tests.
+ * Prints a message, and returns -1, if the log can't be read.
  */
 static inline int open_kmsg(void)
 {
@@ -26,7 +26,7 @@ static inline int open_kmsg(void)
 	if (fd >= 0)
 		lseek(fd, 0, SEEK_END);
 	else
-		ksft_print_msg("Can't read /dev/kmsg (%s), not checking for kernel splats\n",
+		ksft_print_msg("Can't read /dev/kmsg (%s), can't find complaints\n",
 			       strerror(errno));
 	return fd;
 }
@@ -61,24 +61,24 @@ static inline char *read_kernel_message(int kmsg_fd, char *buf, size_t size)
 	}
 }
 
-/* Print the complaints since the last call, and return how many there are. */
-static inline int count_kernel_splats(int kmsg_fd)
+/* Print the complaints since the last call, and return their number. */
+static inline int count_kernel_complaints(int kmsg_fd)
 {
 	char buf[8192], *msg;
-	int nr_splats = 0;
+	int nr_complaints = 0;
 
 	while ((msg = read_kernel_message(kmsg_fd, buf, sizeof(buf)))) {
 		if (!strstr(msg, "BUG:") && !strstr(msg, "WARNING:"))
 			continue;
 
 		ksft_print_msg("kernel: %s\n", msg);
-		nr_splats++;
+		nr_complaints++;
 	}
 
-	return nr_splats;
+	return nr_complaints;
 }
 
-/* Does a message since the last call contain @text?  Trivially so without a log. */
+/* Does a message since the last call contain @text?  True if there's no log. */
 static inline bool kernel_said(int kmsg_fd, const char *text)
 {
 	char buf[8192], *msg;
@@ -91,4 +91,4 @@ static inline bool kernel_said(int kmsg_fd, const char *text)
 	return kmsg_fd < 0;
 }
 
-#endif /* SELFTEST_KVM_KERNEL_SPLATS_H */
+#endif /* SELFTEST_KVM_KERNEL_COMPLAINTS_H */
