@@ -2042,9 +2042,11 @@ static void test_mn_fence_page_fault(struct kunit *test)
 	mem.userspace_addr = kunit_vm_mmap(test, NULL, 0, mem.memory_size, PROT_READ | PROT_WRITE,
 					   MAP_PRIVATE | MAP_ANONYMOUS, 0);
 	KUNIT_ASSERT_NE(test, mem.userspace_addr, 0);
-	for (i = 0; i < MN_TEST_FAULT_PAGES; i++)
-		KUNIT_ASSERT_EQ(test, put_user(1, (int __user *)(mem.userspace_addr +
-								 i * PAGE_SIZE)), 0);
+	for (i = 0; i < MN_TEST_FAULT_PAGES; i++) {
+		int __user *p = u64_to_user_ptr(mem.userspace_addr + i * PAGE_SIZE);
+
+		KUNIT_ASSERT_EQ(test, put_user(1, p), 0);
+	}
 	KUNIT_ASSERT_EQ(test, kvm_vm_ioctl_set_memory_region(t->kvm, &mem), 0);
 
 	KUNIT_EXPECT_GT(test, mn_test_page_fault(t, 0), 0);
