@@ -52,8 +52,8 @@ series: base
 #:   make shell      a prompt in the same machine
 #:   make selftest TEST=x86/xen_shinfo_test [ARGS=]
 #:                   run a KVM selftest, upstream's or ours, in it
-#:   make litmus     run the litmus tests, and weakened twins, with herd7
-#:   make mutants [ONLY="name ..."]
+#:   make litmus     run the litmus tests, and variants of them, with herd7
+#:   make mutants [ONLY="name ..."] [JOBS=2] [MATRIX=1]
 #:                   break the series, and the tests, in the small ways of
 #:                   harness/mutants/, one at a time, and see that each is caught
 #:   make clean      remove build/ and out/; FORCE=1 if build/linux is in there
