@@ -19,8 +19,8 @@ In place of scenarios, one of these:
                       results/kselftest-FLAVOUR[-nonpt].txt, with ONLY in
                       $BUILD/kselftest
 
-The environment variables FLAVOUR, TREE, TESTS, ARGS, CPUS, MEM, TCG, APPEND and
-TIMEOUT override what scenarios.toml and the defaults are. A TAP line for each run,
+The environment variables FLAVOUR, TREE, TESTS, ARGS, CPUS, MEM, TCG, APPEND, TIMEOUT
+and SUITE (of KUnit) override what scenarios.toml and the defaults are. A TAP line for each run,
 and a table if there is more than one tree. Exit status 0 if all is as expected, 1 if
 not, 2 for bad input or if a kernel can't be built or does not boot, 130 if it was
 interrupted. Scenarios that need the same machine share a boot on the series, where
@@ -61,6 +61,8 @@ SKIP = 4
 # What child processes print about their stages goes where this process' does.
 STAGE = int(os.environ.get("STAGE_FD") or 0) or os.dup(2)
 os.environ.setdefault("STAGE_T0", str(int(time.time())))
+# With whom child processes end, see lib.sh.
+os.environ.setdefault("HARNESS_TOP", str(os.getppid() if os.environ.get("MAKELEVEL") else os.getpid()))
 STOPPED = threading.Event()
 CHILDREN = set()
 
@@ -97,6 +99,15 @@ def child(args, env=None, **options):
             process.terminate()
         process.wait()
         CHILDREN.discard(process)
+
+
+def no_arguments(doc):
+    """For a program that takes none but --help."""
+    if sys.argv[1:] in (["-h"], ["--help"]):
+        print(doc, end="")
+        sys.exit(0)
+    if sys.argv[1:]:
+        raise Failure(f"unknown argument '{sys.argv[1]}': see --help")
 
 
 def entry(main, *args):
@@ -183,6 +194,8 @@ def customized(scenario):
             if not value.isdigit():
                 raise Failure(f"{name}={value}: a number")
             given[to] = int(value)
+    if scenario.kunit and os.environ.get("SUITE"):
+        given["kunit"] = os.environ["SUITE"]
     given["append"] = f"{scenario.append} {os.environ.get('APPEND', '')}".strip()
     return dataclasses.replace(scenario, **given)
 
