@@ -54,7 +54,7 @@ ARCH = os.environ.get("ARCH") or "x86_64"
 
 MARK = re.compile(r"\[ *(\d+\.\d+)\](?:\[[^]]*\])? vm: (?:(run|done) (\S+)(?: rc=(\d+))?|end)$")
 CASE = re.compile(r"(not ok|ok)\b(?: \d+)?(?: -)? ?(\S*)(.*)")
-BOOT = 300          # seconds that a boot may take
+BOOT = int(os.environ.get("BOOT") or 120) + 180      # seconds until a boot is given up
 GRACE = int(os.environ.get("GRACE") or 60)      # and the guest to kill a program
 SKIP = 4
 
@@ -274,24 +274,26 @@ class Build:
     def __init__(self, path=BUILD):
         self.path, self.src, self.revs = path, os.path.join(path, "src"), {}
 
-    def run(self, *command, env=None, log=None, **options):
-        """The exit status of a command, and what it prints unless that goes to a log."""
-        env = {"BUILD": self.path} | (env or {})
-        with open(log, "wb") if log else contextlib.nullcontext(subprocess.PIPE) as out:
-            to = {"stdout": out} | ({"stderr": subprocess.STDOUT} if log else {}) | options
-            with child(command, env=env, **to) as process:
-                text = process.stdout.read() if not log else b""
-                status = process.wait()
+    def run(self, log, *command, env=None):
+        """The exit status of a command whose output goes to a log."""
+        with open(log, "wb") as out, child(command, {"BUILD": self.path} | (env or {}), stdout=out,
+                                           stderr=subprocess.STDOUT) as process:
+            process.wait()
         if STOPPED.is_set():
             raise KeyboardInterrupt
-        return status, text.decode(errors="replace")
+        return process.returncode
 
-    def command(self, *command, **options):
-        """What a command prints; it says itself why it fails."""
-        status, text = self.run(*command, **options)
-        if status:
-            raise Failure(f"{os.path.basename(command[0])} failed")
-        return text.strip()
+    def command(self, *command, env=None, **options):
+        """What a command prints, or why it fails."""
+        with child(command, {"BUILD": self.path} | (env or {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                   text=True, errors="replace", **options) as process:
+            out, err = process.communicate()
+        if STOPPED.is_set():
+            raise KeyboardInterrupt
+        if process.returncode:
+            raise Failure(err.strip() or f"{os.path.basename(command[0])} failed")
+        sys.stderr.write(err)
+        return out.strip()
 
     def git(self, *args, **options):
         return self.command("git", "-C", self.src, *args, **options)
@@ -337,7 +339,7 @@ class Build:
         make = ["env", "-u", "ARCH", "-u", "CROSS_COMPILE", "-u", "KBUILD_OUTPUT", "make", "-C"]
 
         def built(*args):
-            if self.run(*make, *args, env=env, log=log)[0]:
+            if self.run(log, *make, *args, env=env):
                 with open(log, encoding="utf-8", errors="replace") as file:
                     lines = file.read().splitlines()
                 errors = [x for x in lines if re.search(

@@ -65,9 +65,9 @@ refuses 'unknown FLAVOUR' "unknown FLAVOUR 'vanilla': one of kcsan perf-rt perf 
 refuses 'the common config as FLAVOUR' "unknown FLAVOUR 'common'" "$H/kernel" common base
 refuses 'the debug config as FLAVOUR' "unknown FLAVOUR 'debug'" "$H/kernel" debug base
 refuses 'unknown TREE' "unknown TREE 'next': base, series" env RUN="$tmp/script" TREE=next "$H/vm"
-refuses 'no TEST' 'TEST= is empty' "$H/selftest"
-refuses 'selftest of an unknown TREE' "unknown TREE 'next'" env TEST=x86/smm_test TREE=next "$H/selftest"
-refuses 'selftests of an unknown TREE' "unknown TREE 'next'" "$H/selftests" next
+refuses 'no TEST' 'TEST= is empty' "$H/run.py" --selftest ''
+refuses 'selftest of an unknown TREE' "unknown TREE 'next'" env TREE=next "$H/run.py" --selftest x86/smm_test
+refuses 'scenario on an unknown TREE' "unknown TREE 'next'" "$H/run.py" mrelease --tree=next
 refuses 'unknown set of tools' "unknown set of tools 'x'" "$H/tools" x
 
 # Mutants: parsed before anything is built
