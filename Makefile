@@ -18,12 +18,12 @@ help:
 #:   make check      all tests; what CI runs
 #:   make bench      measure both kernels without debug options, and write the
 #:                   figures to results/
-demo: tools
+demo: deps
 	@$(H)/demo
-check: tools
+check: deps
 	@$(H)/check
-bench: tools
-	@$(H)/tools bench
+bench: deps
+	@$(H)/deps bench
 	@$(H)/bench/run
 
 #:
@@ -58,19 +58,21 @@ series: base
 #:                   harness/mutants/, one at a time, and see that each is caught
 #:   make clean      remove build/ and out/; FORCE=1 if build/linux is in there
 base:
-	@$(H)/tools base
+	@$(H)/deps base
 	@$(H)/base
-kernel: tools
+kernel: deps
 	@$(H)/kernel $(or $(FLAVOUR),rt) $(or $(TREE),series)
-vm: tools
+vm:
+	@$(H)/vm --check
+	@$(H)/deps
 	@$(H)/vm
-shell: tools
+shell: deps
 	@$(H)/vm --shell
-selftest: tools
+selftest: deps
 	@$(H)/selftest
 litmus: base
 	@$(H)/litmus
-mutants: tools
+mutants: deps
 	@$(H)/mutate $(ONLY)
 clean:
 	@[ ! -d build/linux ] || [ -n "$(FORCE)" ] || \
@@ -93,17 +95,17 @@ clean:
 #:                   refreshes of a cache, and memslot updates, under streams of
 #:                   invalidations of other pages, base against series
 #:   make nightly    bench, mutants and all of these but kvm-unit-tests
-kselftest: tools
+kselftest: deps
 	@$(H)/kselftest
-kvm-unit-tests: tools
+kvm-unit-tests: deps
 	@$(H)/kvm-unit-tests
-bisect-check: tools
+bisect-check: deps
 	@$(H)/bisect-check
-kcsan: tools
+kcsan: deps
 	@$(H)/kcsan
-liveness: tools
+liveness: deps
 	@$(H)/liveness
-nightly: tools
+nightly: deps
 	@$(H)/nightly
 
 #:
@@ -118,6 +120,6 @@ nightly: tools
 #:   CPUS     2    MEM 1G    APPEND kernel parameters    TIMEOUT 300 (seconds)
 #:   LINUX    a 7.3 kernel tree of yours, left unchanged
 #:   BUILD    build/, where all that can be made again is kept
-.PHONY: tools
-tools:
-	@$(H)/tools
+.PHONY: deps
+deps:
+	@$(H)/deps
