@@ -10,17 +10,18 @@ H := harness
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(MAKEFILE_LIST)
 
-#: The main job, and the tests (as root, they install what is missing):
+#: The main job, and the tests (as root, they install what is missing; make deps only
+#: does that):
 #:   make demo       VMs on PREEMPT_RT kernels without the series, with a change of the
 #:                   scheduler's instead, and with the series: what comes of it
 #:   make check      all tests; what CI runs
 #:   make bench      measure both kernels without debug options: results/bench.txt
-demo: tools
+demo: deps
 	@$(H)/run.py demo
-check: tools
+check: deps
 	@$(H)/check
-bench: tools
-	@$(H)/tools bench
+bench: deps
+	@$(H)/deps bench
 	@$(H)/bench/run
 
 #:
@@ -48,17 +49,19 @@ series: base
 #:   make litmus     the litmus tests, and variants of them, with herd7
 #:   make clean      remove build/ and out/; FORCE=1 if build/linux is in there
 base:
-	@$(H)/tools base
+	@$(H)/deps base
 	@$(H)/base
-kernel: tools
+kernel: deps
 	@$(H)/kernel $(or $(FLAVOUR),rt) $(or $(TREE),series)
-vm: tools
+vm:
+	@$(H)/vm --check
+	@$(H)/deps
 	@$(H)/vm
-shell: tools
+shell: deps
 	@$(H)/vm --shell
-selftest: tools
+selftest: deps
 	@$(H)/run.py --selftest "$(TEST)"
-kunit: tools
+kunit: deps
 	@$(H)/run.py -v kunit
 litmus: base
 	@$(H)/litmus
@@ -74,20 +77,20 @@ clean:
 #:   make kvm-unit-tests KUT=<a built tree> [ONLY=]
 #:   make liveness [FLAVOUR=] [RUNS=5] [ONLY="slot/4K/* ..."]
 #:   make bisect-check, kcsan, nightly
-mutants: tools
+mutants: deps
 	@$(H)/mutate $(ONLY)
-kselftest: tools
+kselftest: deps
 	@$(H)/run.py kselftest
-kvm-unit-tests: tools
+kvm-unit-tests: deps
 	@$(H)/kvm-unit-tests
-bisect-check: tools
+bisect-check: deps
 	@$(H)/bisect-check
-kcsan: tools
+kcsan: deps
 	@$(H)/run.py kcsan
-liveness: tools
+liveness: deps
 	@$(H)/bench/liveness.py
-nightly: tools
-	@$(H)/tools bench
+nightly: deps
+	@$(H)/deps bench
 	@$(H)/check --nightly
 
 #:
@@ -95,6 +98,6 @@ nightly: tools
 #:   FLAVOUR  rt (default), std (PREEMPT_DYNAMIC, KASAN), perf, perf-rt (no debugging)
 #:   TREE     series (default), base, either with +NAME: harness/*/NAME.patch on top
 #:   CPUS  MEM  APPEND  TIMEOUT  TCG  of the machine    BUILD  in place of build/
-.PHONY: tools
-tools:
-	@$(H)/tools
+.PHONY: deps
+deps:
+	@$(H)/deps

@@ -149,7 +149,7 @@ class Scenario:
     cpus: int = 4
     mem: str = "1G"
     append: str = ""
-    tcg: str = ""
+    tcg: str = "auto"
     icount: bool = False
     limit: int = 300
     tries: int = 1
@@ -879,6 +879,7 @@ def bench_figure(section, row):
 def demo():
     build, flavour, trees, results = Build(), "rt", ("base", "base+rtlocks", "series"), {}
     scenarios = [DATA["scenario"][x] for x in DATA["list"]["demo"]]
+    build.command("bash", "-c", '. "$0/lib.sh" && need_space 12 "make demo"', HARNESS)
     for tree in trees:
         build.kernel(flavour, tree)
     for n, (s, tree) in enumerate((s, tree) for s in scenarios for tree in trees):
