@@ -4,31 +4,28 @@
 
 H := harness
 
-.PHONY: help demo check bench tree refresh series base kernel vm shell selftest litmus mutants
-.PHONY: kselftest kvm-unit-tests bisect-check kcsan liveness nightly clean
+.PHONY: help demo check bench tree refresh series base kernel vm shell selftest kunit litmus clean
+.PHONY: mutants kselftest kvm-unit-tests bisect-check kcsan liveness nightly
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(MAKEFILE_LIST)
 
-#: The main job and the tests (they install what they need, if root):
-#:
-#:   make demo       build PREEMPT_RT kernels without the series, with a change of
-#:                   the scheduler's instead, and with the series, run VMs in
-#:                   them, and show side by side what comes of it
+#: The main job, and the tests (as root, they install what is missing; make deps only
+#: does that):
+#:   make demo       VMs on PREEMPT_RT kernels without the series, with a change of the
+#:                   scheduler's instead, and with the series: what comes of it
 #:   make check      all tests; what CI runs
-#:   make bench      measure both kernels without debug options, and write the
-#:                   figures to results/
-demo: tools
-	@$(H)/demo
-check: tools
+#:   make bench      measure both kernels without debug options: results/bench.txt
+demo: deps
+	@$(H)/run.py demo
+check: deps
 	@$(H)/check
-bench: tools
-	@$(H)/tools bench
+bench: deps
+	@$(H)/deps bench
 	@$(H)/bench/run
 
 #:
 #: The series:
-#:
 #:   make tree       build/linux: base kernel + one commit per patch, to work in
 #:   make refresh    take the commits of build/linux back into patches/ and here
 #:   make series [PART=fixes|pfncache|fence|tests]
@@ -42,82 +39,65 @@ series: base
 
 #:
 #: Pieces; kernels are built when they are out of date:
-#:
 #:   make base       fetch the base kernel (LINUX=/path: use that tree instead)
 #:   make kernel     build the kernel
-#:   make vm RUN=<static programs or scripts> [ARGS=]
-#:                   boot it and run them as root; harness/vm's exit status,
-#:                   which make prints: theirs, 100 if the kernel complained,
-#:                   101 if there was no answer
+#:   make vm RUN=<static programs or scripts> [ARGS=]    boot it, and run them as root;
+#:                   exit status 100: the kernel complained, 101: no answer
 #:   make shell      a prompt in the same machine
-#:   make selftest TEST=x86/xen_shinfo_test [ARGS=]
-#:                   run a KVM selftest, upstream's or ours, in it
-#:   make litmus     run the litmus tests, and variants of them, with herd7
-#:   make mutants [ONLY="name ..."] [JOBS=2] [MATRIX=1]
-#:                   break the series, and the tests, in the small ways of
-#:                   harness/mutants/, one at a time, and see that each is caught
+#:   make selftest TEST=x86/xen_shinfo_test [ARGS=]      a KVM selftest in it
+#:   make kunit [SUITE=kvm_xen]                          its KUnit suites
+#:   make litmus     the litmus tests, and variants of them, with herd7
 #:   make clean      remove build/ and out/; FORCE=1 if build/linux is in there
 base:
-	@$(H)/tools base
+	@$(H)/deps base
 	@$(H)/base
-kernel: tools
+kernel: deps
 	@$(H)/kernel $(or $(FLAVOUR),rt) $(or $(TREE),series)
-vm: tools
+vm:
+	@$(H)/vm --check
+	@$(H)/deps
 	@$(H)/vm
-shell: tools
+shell: deps
 	@$(H)/vm --shell
-selftest: tools
-	@$(H)/selftest
+selftest: deps
+	@$(H)/run.py --selftest "$(TEST)"
+kunit: deps
+	@$(H)/run.py -v kunit
 litmus: base
 	@$(H)/litmus
-mutants: tools
-	@$(H)/mutate $(ONLY)
 clean:
 	@[ ! -d build/linux ] || [ -n "$(FORCE)" ] || \
 		{ echo "build/linux may have work of yours: make refresh takes it back, FORCE=1 removes it" >&2; exit 1; }
 	@rm -rf build out
 
 #:
-#: Long ones:
-#:
+#: Long ones (their scripts describe them, with --help):
+#:   make mutants [ONLY="name ..."] [JOBS=2] [MATRIX=1] [RESUME=1]
 #:   make kselftest [FLAVOUR=] [NPT=0] [ONLY="x86/xen_shinfo_test ..."]
-#:                   all of KVM's selftests, base against series
 #:   make kvm-unit-tests KUT=<a built tree> [ONLY=]
-#:                   KVM-unit-tests that you have built, base against series
-#:   make bisect-check
-#:                   compile KVM after each patch, with other configurations,
-#:                   and for other architectures, and its documents, without a
-#:                   new warning; and test after each part of the series
-#:   make kcsan      the tests that race on purpose, watched by KCSAN
 #:   make liveness [FLAVOUR=] [RUNS=5] [ONLY="slot/4K/* ..."]
-#:                   refreshes of a cache, and memslot updates, under streams of
-#:                   invalidations of other pages, base against series
-#:   make nightly    bench, mutants and all of these but kvm-unit-tests
-kselftest: tools
-	@$(H)/kselftest
-kvm-unit-tests: tools
+#:   make bisect-check, kcsan, nightly
+mutants: deps
+	@$(H)/mutate $(ONLY)
+kselftest: deps
+	@$(H)/run.py kselftest
+kvm-unit-tests: deps
 	@$(H)/kvm-unit-tests
-bisect-check: tools
+bisect-check: deps
 	@$(H)/bisect-check
-kcsan: tools
-	@$(H)/kcsan
-liveness: tools
-	@$(H)/liveness
-nightly: tools
-	@$(H)/nightly
+kcsan: deps
+	@$(H)/run.py kcsan
+liveness: deps
+	@$(H)/bench/liveness.py
+nightly: deps
+	@$(H)/deps bench
+	@$(H)/check --nightly
 
 #:
-#: Options of the pieces, as VAR=value:
-#:
-#:   FLAVOUR  rt (default): PREEMPT_RT, lockdep, DEBUG_ATOMIC_SLEEP
-#:            std: PREEMPT_DYNAMIC, KASAN, poisoned pages, lockdep
-#:            perf, perf-rt: the same two models without debug options
-#:   TREE     series (default) or base; mmu_notifier_fence_test needs
-#:            series+trigger, which also has harness/extra/trigger.patch;
-#:            base+rtlocks is the one with the scheduler's change
-#:   CPUS     2    MEM 1G    APPEND kernel parameters    TIMEOUT 300 (seconds)
-#:   LINUX    a 7.3 kernel tree of yours, left unchanged
-#:   BUILD    build/, where all that can be made again is kept
-.PHONY: tools
-tools:
-	@$(H)/tools
+#: Options:
+#:   FLAVOUR  rt (default), std (PREEMPT_DYNAMIC, KASAN), perf, perf-rt (no debugging)
+#:   TREE     series (default), base, either with +NAME: harness/*/NAME.patch on top
+#:   CPUS  MEM  APPEND  TIMEOUT  TCG  of the machine    BUILD  in place of build/
+.PHONY: deps
+deps:
+	@$(H)/deps

@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0
-# Sourced by the scripts beside it: where things are, and how to say so.
+# Sourced by the scripts: where things are, messages, and what several scripts need.
+# shellcheck shell=bash disable=SC2034 # what is set here is used by them
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BUILD=${BUILD:-$ROOT/build}
 [[ $BUILD = /* ]] || BUILD=$PWD/$BUILD
 STAGE_T0=${STAGE_T0:-$(date +%s)}
-export ROOT BUILD STAGE_T0
+ARCH=${ARCH:-x86_64}
+# The process that began it all: make, or the first script. See end_with_top.
+if [ -z "${HARNESS_TOP:-}" ]; then
+	[ -n "${MAKELEVEL:-}" ] && HARNESS_TOP=$PPID || HARNESS_TOP=$$
+fi
+export ROOT BUILD STAGE_T0 ARCH HARNESS_TOP
 
-# die MESSAGE: one clear line, non-zero exit.
+# die MESSAGE: one line, and a non-zero exit status.
 die()
 {
 	echo "${0##*/}: $*" >&2
-	exit 1
+	exit "${die_status:-1}"
 }
 
-# stage TEXT: what is being done now, with the time since the command began.
-# check keeps stderr for itself and has the stages shown by way of STAGE_FD.
+# stage TEXT: what is being done, with the time since the command began. check keeps
+# stderr for itself and has the stages printed to STAGE_FD.
 stage()
 {
 	local s=$(( $(date +%s) - STAGE_T0 ))
@@ -23,11 +29,12 @@ stage()
 	printf '[%2d:%02d] %s\n' $((s / 60)) $((s % 60)) "$*" >&"${STAGE_FD:-2}"
 }
 
-# heading TARGET: the first lines of a table in results/.
-heading()
+# help ARGUMENT...: if --help is the first, print the comment at the top of the script.
+help()
 {
-	echo "# $(date +%F): make $1, $(git -C "$ROOT" describe --always --dirty)"
-	echo "# $(gcc --version | head -n 1); $(qemu-system-x86_64 --version | head -n 1)"
+	[[ ${1:-} =~ ^(-h|--help)$ ]] || return 0
+	awk 'NR > 3 { if (!sub(/^# ?/, "")) exit; print }' "$0"
+	exit 0
 }
 
 # near WANTED NAME...: "; near it: ..." if some names are, for a refusal.
@@ -41,4 +48,143 @@ near = [x for x in names if want in x]
 near += [last[x] for x in difflib.get_close_matches(want.split("/")[-1], last, 5, 0.6)]
 if near:
     print("; near it:", *list(dict.fromkeys(near))[:8])' "$@"
+}
+
+# end_with_top: end this script when the process that began it all has ended, which need
+# not have told anybody in between. What the script starts and waits for is started by
+# "${with_me[@]}" COMMAND, and ends with the script, so that no lock is held by what is left.
+with_me=(setpriv --pdeathsig TERM)
+end_with_top()
+{
+	[ "$HARNESS_TOP" != $$ ] || return 0
+	setpriv --pdeathsig KILL bash -c "while kill -0 $HARNESS_TOP; do sleep 1; done; kill $$" \
+		</dev/null >/dev/null 2>&1 &
+	disown
+}
+
+# set_arch: all that depends on ARCH. A new one also needs configs of its own, and a name
+# of its own for the folders of the kernels.
+set_arch()
+{
+	case $ARCH in
+	x86_64)
+		kernel_arch=x86_64 cross='' kernel_target=bzImage kernel_image=arch/x86/boot/bzImage
+		qemu_name=qemu-system-x86_64 qemu_package=qemu-system-x86
+		qemu_machine=(-nodefaults) qemu_cpu=EPYC,+svm,+npt console=ttyS0 tty=ttyS1
+		# The kernel's check of the timer fails, and panics, if a busy host delays its ticks.
+		kernel_params="no_timer_check setcpuid=constant_tsc" ;;
+	*)	die "unknown ARCH '$ARCH': x86_64" ;;
+	esac
+}
+
+# clean_environment: for kbuild. What make(1) hands down is meant for our Makefile.
+clean_environment()
+{
+	export LC_ALL=C
+	# Trees that come and go are compiled once.
+	[ ! -d /usr/lib/ccache ] || export PATH=/usr/lib/ccache:$PATH
+	unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES CROSS_COMPILE KBUILD_OUTPUT "${!KCONFIG_@}"
+}
+
+# need_space GB WHAT: $BUILD, with what it has, must have room for WHAT.
+need_space()
+{
+	local free used=0
+
+	mkdir -p "$BUILD" || die "cannot write to $BUILD"
+	free=$(df -P --block-size=1G "$BUILD" | awk 'NR == 2 { print $4 }')
+	[ "$free" -ge "$1" ] || used=$(du -s --block-size=1G "$BUILD" | cut -f 1)
+	[ $((free + used)) -ge "$1" ] ||
+		die "$BUILD has $free GB of free space, and $2 needs $(($1 - used)) GB"
+}
+
+# find_qemu: set qemu, the command: QEMU=, or the one that deps has unpacked, or the
+# installed one; and qemu_version.
+find_qemu()
+{
+	local dir=$BUILD/qemu
+
+	set_arch
+	qemu=("${QEMU:-$qemu_name}")
+	if [ -z "${QEMU:-}" ] && [ -x "$dir/usr/bin/$qemu_name" ]; then
+		qemu=("$dir/usr/bin/$qemu_name" -L "$dir/usr/share/qemu" -L /usr/share/seabios)
+	fi
+	qemu_version=$("${qemu[@]}" --version 2>/dev/null | sed -n '1s/.*version \([0-9.]*\).*/\1/p') || true
+	[ -n "$qemu_version" ] || die "${qemu[0]} does not run: set QEMU=, or run 'make deps'"
+}
+
+# find_tcg: set tcg to what TCG= is for the QEMU found. QEMU before 10.0 mixes up the
+# registers of a guest and of its host if each CPU has a thread (seen with 7.2, SVM).
+find_tcg()
+{
+	tcg=${TCG:-auto}
+	[[ $tcg =~ ^(auto|multi|single)$ ]] || die "TCG=$tcg: auto, multi or single"
+	[ "$tcg" != auto ] || { [ "${qemu_version%%.*}" -ge 10 ] && tcg=multi; } || tcg=single
+}
+
+# heading TARGET: the first lines of a table in results/. The tree is all that matters
+# for a result, i.e. results/ itself and the README are not among it.
+heading()
+{
+	local tree
+
+	tree=$(git -C "$ROOT" ls-tree HEAD | grep -v -e $'\tresults$' -e $'\tREADME.md$' |
+		git -C "$ROOT" hash-object --stdin)
+	find_qemu
+	find_tcg
+	echo "# $(date +%F): make $1, $(git -C "$ROOT" describe --always --dirty), tree ${tree:0:12}"
+	echo "# base: $(sed 's,^/.*/,,' "$BUILD/src/.base" 2>/dev/null || echo none)"
+	echo "# $(gcc --version | head -n 1); QEMU $qemu_version, TCG: $tcg"
+}
+
+# A package source of our own beside the machine's, with its own lists and cache, in the
+# folder $work.
+private_apt()
+{
+	local cmd=$1
+
+	shift
+	"$cmd" -q -o Dir::State::Lists="$work/apt/lists" \
+		-o Dir::Etc::SourceList="$work/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+		-o Dir::Cache="$work/apt/cache" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= \
+		-o APT::Sandbox::User=root -o Acquire::Retries=2 -o Acquire::http::Timeout=30 "$@"
+}
+
+# The mirror this machine gets its own packages from. Only fetched lists tell
+# whose packages they are, so on a machine without any they are fetched aside.
+mirror()
+{
+	local query=(indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian')
+	local lists=$work/apt/machine uri
+
+	uri=$(apt-get "${query[@]}" 2>/dev/null | head -n 1) || true
+	if [ -z "$uri" ]; then
+		mkdir -p "$lists/partial"
+		apt-get -q -o Dir::State::Lists="$lists" -o APT::Sandbox::User=root update >"$work/err" 2>&1 || true
+		uri=$(apt-get -o Dir::State::Lists="$lists" "${query[@]}" 2>/dev/null | head -n 1) || true
+	fi
+	echo "$uri"
+}
+
+# unpack_debs SUITE DIR PACKAGE...: unpack Debian packages, which need not be installed,
+# in DIR. If that fails, $reason says why, and there is no DIR.
+unpack_debs()
+{
+	local suite=$1 dir=$2 work=$2.new uri deb
+
+	shift 2
+	command -v apt-get >/dev/null && command -v dpkg >/dev/null || { reason="no apt-get here to fetch it"; return 1; }
+	rm -rf "$work" "$dir"
+	mkdir -p "$work"/{apt/lists/partial,apt/cache/archives/partial,download,root} || return
+	uri=$(mirror)
+	[ -n "$uri" ] || { reason="no Debian package source is configured or reachable"; return 1; }
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $suite main" > "$work/apt/sources.list"
+	private_apt apt-get update --error-on=any >"$work/err" 2>&1 &&
+		(cd "$work/download" && private_apt apt-get download "${@/%/\/$suite}") >"$work/err" 2>&1 ||
+		{ reason="$suite: $(grep -m1 '^[EW]:' "$work/err")"; return 1; }
+	for deb in "$work"/download/*.deb; do
+		dpkg -x "$deb" "$work/root" 2>"$work/err" || { reason="$(tail -n 1 "$work/err")"; return 1; }
+	done
+	mv "$work/root" "$dir"
+	rm -rf "$work"
 }

@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: GPL-2.0
-"""liveness: refreshes of a cache, and updates of memslots, under streams of
-invalidations that concern neither, base against series. See bench/liveness.c.
+"""liveness.py: refreshes of a cache, and updates of memslots, under streams of
+invalidations that concern neither, base against series. See liveness.c.
 
     FLAVOUR  "rt std"
     TREE     series; another one is compared with base in its place
@@ -27,13 +27,13 @@ The counts can be trusted on a busy machine, too, the rates cannot.
 
 import fnmatch
 import os
-import subprocess
 import sys
 import time
 from statistics import median
 
-import sidebyside
-from sidebyside import BUILD, HARNESS, ROOT, Failure, command, progress
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), ".."))
+import run
+from run import Failure, Scenario, stage
 
 GIVEN = {x: os.environ[x] for x in ("FLAVOUR", "TREE", "RUNS", "MS", "ONLY") if os.environ.get(x)}
 FLAVOURS = GIVEN.get("FLAVOUR", "rt std").split()
@@ -46,34 +46,25 @@ ROWS = [NONE] + [f"{where}/{size}/{n}"
                  for size in KIB for where in ("slot", "outside") for n in THREADS]
 RATES = {"refresh": "refreshes", "update": "updates"}
 WORSE, COUNTS, WAITED = 0.9, 1.5, 1
-FOLDER = os.path.join(BUILD, "liveness")
+FOLDER = os.path.join(run.BUILD, "liveness")
 NAMES = ("range", "refresh", "refresh_us", "lookups", "sleeps", "waited", "refresh_most",
          "update", "update_us", "update_most", "invalidation", "invalidation_us")
 
 
-def boot(flavour, tree, side, n, program, rows):
+def boot(build, flavour, tree, side, n, rows):
     """{row: {name: figure}} of one boot."""
-    path = os.path.join(FOLDER, f"{flavour}-{side}-{n}")
-    env = os.environ | {"FLAVOUR": flavour, "TREE": tree + "+liveness", "RUN": program,
-                        "ARGS": " ".join([str(MS), *rows]), "LOG": path + ".log",
-                        "TIMEOUT": str(300 + 10 * len(rows) * MS // 1000)}
-    with open(path + ".out", "wb") as out, open(path + ".err", "wb") as err:
-        vm = subprocess.Popen([os.path.join(HARNESS, "vm")], env=env, stdin=subprocess.DEVNULL,
-                              stdout=out, stderr=err)
-        try:
-            status = vm.wait()
-        finally:
-            if vm.poll() is None:
-                vm.terminate()
-                vm.wait()
-    if status:
-        raise Failure(f"{flavour}, {tree}: harness/vm has status {status}, see {path}.err")
+    scenario = Scenario("liveness", source="harness/bench/liveness.c", args=" ".join([str(MS), *rows]),
+                        cpus=int(CPUS), append=os.environ.get("APPEND", ""), limit=300 + 10 * len(rows) * MS // 1000)
+    results, tree = {}, tree + "+liveness"
+    run.run_all(build, flavour, tree, [scenario], os.path.join(FOLDER, f"{side}-{n}"), results)
+    result = results[tree, "liveness"]
+    if result.words() != "clean":
+        raise Failure(f"{flavour}, {tree}: {result.words()}: {result.reason} (see {result.log})")
     found = {}
-    with open(path + ".out", encoding="utf-8", errors="replace") as out:
-        for line in out:
-            if line.startswith("liveness:\t"):
-                _, row, *figures = line.split()
-                found[row] = dict(zip(NAMES, map(float, figures), strict=True))
+    for line in result.said:
+        if line.startswith("liveness:\t"):
+            _, row, *figures = line.split()
+            found[row] = dict(zip(NAMES, map(float, figures), strict=True))
     for row in rows:
         seen = found[row]["range"]
         if row != NONE and seen != KIB[row.split("/")[1]]:
@@ -130,7 +121,7 @@ LEGEND = f"""
 Per refresh: lookups of the page, sleeps, and the invalidations that were completed
 while it waited (inv). The invalidations that were completed during the longest wait of
 a refresh, and the longest memslot update. Rates of refreshes (refr), memslot updates
-(upd) and invalidations (inv), {TREES[1]} / base. See harness/liveness."""
+(upd) and invalidations (inv), {TREES[1]} / base. See harness/bench/liveness.py."""
 SIDES = "base", TREES[1]
 HEADS = [("", "", "lookups", "", "sleeps", "", "inv", "", "longest", "", "update", "",
           "rates", "", "", ""),
@@ -142,66 +133,54 @@ def grown(rows, side):
     return list(dict.fromkeys(row.stream for row in rows if row.grown(side)))
 
 
+def make_report(results, rows, head, whole):
+    """The lines, and what is bad."""
+    table = [Row(flavour, row, results) for flavour in FLAVOURS for row in rows
+             if (flavour, 1, 0) in results]
+    lines = [*head, f"# Medians of {RUNS} boots of each tree, {MS} ms for each row, {CPUS} virtual CPUs.",
+             *LEGEND.split("\n")]
+    bad = []
+    for flavour in FLAVOURS:
+        part = [row for row in table if row.flavour == flavour]
+        if not part:
+            continue
+        base, series = (grown(part, side) for side in (0, 1))
+        lines += ["", f"{flavour}:", *run.grid(HEADS + [tuple(row.cells()) for row in part]), "",
+                  "The counts of a refresh grow on base: " + (" ".join(base) or "none"),
+                  f"on {TREES[1]}: " + (" ".join(series) or "none")]
+        bad += [f"{flavour} {x}: the counts of a refresh grow" for x in series]
+        if not base:
+            bad.append(f"{flavour}: nothing grows on the base, which is known for it")
+    worse = [f"{row.flavour} {row.name}: {', '.join(row.worse())}" for row in table if row.worse()]
+    lines += ["", *(["Not whole."] if not whole else []), f"{len(table)} rows, {len(worse)} worse"]
+    return lines, bad + worse
+
+
 def main():
-    results, begin, program = {}, time.time(), os.path.join(FOLDER, "liveness")
+    run.no_arguments(__doc__)
+    results, begin, build, whole, bad = {}, time.time(), run.Build(), False, []
     rows = [x for x in ROWS if any(fnmatch.fnmatchcase(x, p)
                                    for p in GIVEN.get("ONLY", "*").split())]
     if not rows:
         raise Failure(f"ONLY={GIVEN['ONLY']}: no row is like that")
-
-    def run():
-        command("gcc", "-O2", "-Wall", "-static", "-pthread", "-o", program,
-                os.path.join(HARNESS, "bench", "liveness.c"))
-        for flavour in FLAVOURS:
-            for tree in TREES:
-                command(os.path.join(HARNESS, "kernel"), flavour, tree + "+liveness")
-            for n in range(RUNS):
-                for side, tree in enumerate(TREES):
-                    results[flavour, side, n] = boot(flavour, tree, side, n, program, rows)
-                    progress(f"  {flavour} {n + 1}/{RUNS} {tree}: "
-                             f"{(time.time() - begin) / 60:.0f} minutes")
-
-    def make_report(whole):
-        table = [Row(flavour, row, results) for flavour in FLAVOURS for row in rows
-                 if (flavour, 1, 0) in results]
-        if not table:
-            return "", []
-        with open(os.path.join(BUILD, "src", ".base"), encoding="utf-8") as file:
-            base = file.read().strip()
-        given = "".join(f' {k}="{v}"' for k, v in GIVEN.items())
-        series = command("git", "-C", ROOT, "describe", "--always", "--dirty")
-        lines = [f"{time.strftime('%Y-%m-%d')}: make liveness{given}, "
-                 f"{(time.time() - begin) / 60:.0f} minutes",
-                 f"base: {base}; series: {series}",
-                 "; ".join(command(x, "--version").split("\n")[0]
-                           for x in ("gcc", "qemu-system-x86_64")),
-                 f"Medians of {RUNS} boots of each tree, {MS} ms for each row, {CPUS} virtual "
-                 "CPUs, TCG.", *LEGEND.split("\n")]
-        bad = []
-        for flavour in FLAVOURS:
-            part = [row for row in table if row.flavour == flavour]
-            if not part:
-                continue
-            base, series = (grown(part, side) for side in (0, 1))
-            lines += ["", f"{flavour}:"]
-            lines += sidebyside.grid(HEADS + [tuple(row.cells()) for row in part])
-            lines += ["", "The counts of a refresh grow on base: " + (" ".join(base) or "none"),
-                      f"on {TREES[1]}: " + (" ".join(series) or "none")]
-            bad += [f"{flavour} {x}: the counts of a refresh grow" for x in series]
-            if not base:
-                bad.append(f"{flavour}: nothing grows on the base, which is known for it")
-        worse = [f"{row.flavour} {row.name}: {', '.join(row.worse())}" for row in table
-                 if row.worse()]
-        lines += ["", *(["Not whole."] if not whole else []),
-                  f"{len(table)} rows, {len(worse)} worse"]
-        return "\n".join(lines) + "\n", bad + worse
-
-    os.makedirs(FOLDER, exist_ok=True)
-    folder = FOLDER if GIVEN else os.path.join(ROOT, "results")
-    return sidebyside.main(run, make_report, os.path.join(folder, "liveness.txt"))
+    build.rev("base")
+    head = run.heading("liveness" + "".join(f' {k}="{v}"' for k, v in GIVEN.items()))
+    folder = FOLDER if GIVEN else os.path.join(run.ROOT, "results")
+    with run.result_file(os.path.join(folder, "liveness.txt")) as lines:
+        try:
+            for flavour in FLAVOURS:
+                for tree in TREES:
+                    build.kernel(flavour, tree + "+liveness")
+                for n in range(RUNS):
+                    for side, tree in enumerate(TREES):
+                        results[flavour, side, n] = boot(build, flavour, tree, side, n, rows)
+                        stage(f"  {flavour} {n + 1}/{RUNS} {tree}: {(time.time() - begin) / 60:.0f} minutes")
+            whole = True
+        finally:
+            if results:
+                lines[:], bad = make_report(results, rows, head, whole)
+    print(*bad or ["nothing is worse on the series"], sep="\n")
+    return int(bool(bad))
 
 
-try:
-    sys.exit(main())
-except Failure as failure:
-    sys.exit(f"liveness: {failure}")
+run.entry(main)
