@@ -6,6 +6,7 @@
 set -uo pipefail
 H=$(cd "$(dirname "$0")/.." && pwd)
 tmp=$(mktemp -d)
+real_build=${BUILD:-$H/../build} real_linux=${LINUX:-}
 trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
 export BUILD=$tmp/build
 unset STAGE_FD LINUX RUN ARGS FLAVOUR TREE TEST CPUS MEM TIMEOUT TCG QEMU HERD7 ARCH HARNESS_TOP MAKELEVEL MAKEFLAGS
@@ -73,10 +74,7 @@ refuses 'unknown ARCH of a kernel' "unknown ARCH 's390': x86_64" env ARCH=s390 "
 refuses 'unknown FLAVOUR' "unknown FLAVOUR 'vanilla': one of kcsan perf-rt perf rt std" env RUN="$tmp/script" FLAVOUR=vanilla "$H/vm"
 refuses 'the common config as FLAVOUR' "unknown FLAVOUR 'common'" "$H/kernel" common base
 refuses 'the debug config as FLAVOUR' "unknown FLAVOUR 'debug'" "$H/kernel" debug base
-refuses 'unknown TREE' "unknown TREE 'next': base, series" env RUN="$tmp/script" TREE=next "$H/vm"
 refuses 'no TEST' 'TEST= is empty' "$H/run.py" --selftest ''
-refuses 'selftest of an unknown TREE' "unknown TREE 'next'" env TREE=next "$H/run.py" --selftest x86/smm_test
-refuses 'scenario on an unknown TREE' "unknown TREE 'next'" "$H/run.py" mrelease --tree=next
 refuses 'unknown set of deps' "unknown set 'x'" "$H/deps" x
 refuses 'unknown check of compile-check' "unknown check 'x'" "$H/compile-check" x
 refuses 'arguments of bisect-check' "unknown argument 'x'" "$H/bisect-check" x
@@ -202,6 +200,9 @@ takes()
 chmod -R a-w "$linux"
 takes 'LINUX without git, read-only, is left as it is'
 chmod -R u+w "$linux"
+refuses 'unknown TREE' "unknown TREE 'next': base, series" env LINUX="$linux" RUN="$tmp/script" TREE=next "$H/vm"
+refuses 'selftest of an unknown TREE' "unknown TREE 'next'" env LINUX="$real_linux" BUILD="$real_build" TEST=x86/smm_test TREE=next "$H/selftest"
+refuses 'scenario on an unknown TREE' "unknown TREE 'next'" env LINUX="$linux" "$H/run.py" mrelease --tree=next
 refuses 'no LINUX after one' 'say so again' "$H/base"
 mv "$linux" "$tmp/other"
 refuses 'another LINUX after one' 'or set BUILD=' env LINUX="$tmp/other" "$H/base"
