@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Test harness/series on a small made-up kernel."""
+"""Test harness/queue on a small made-up kernel."""
 
 import os
 import pathlib
@@ -13,11 +13,12 @@ import time
 import unittest
 
 # Nothing but the standard library, which also starts faster.
-TOOL = [sys.executable, "-S", str(pathlib.Path(__file__).resolve().parent.parent / "series")]
+TOOL = [sys.executable, "-S", str(pathlib.Path(__file__).resolve().parent.parent / "queue")]
 WHO = "A. Sender <sender@example.org>"
 
 KERNEL = {
-    "Makefile": "VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\nEXTRAVERSION =\n",
+    "Makefile": "VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\nEXTRAVERSION =\nmrproper:\n",
+    "Kbuild": "",
     ".gitignore": ".*\n*.o\n*~\n",
     "MAINTAINERS": "List\n====\n\nMaintainers List\n----------------\n\n"
                    "ACPI\nM:\tSome One <one@example.org>\nF:\tdrivers/acpi/\n\n"
@@ -30,6 +31,8 @@ KERNEL = {
     "arch/x86/kvm/mmu.c": "int mmu;\nint last;\n",
     "kernel/sched/core.c": "int core;\n",
     "drivers/big.c": "int big;\n",
+    "tools/testing/selftests/kvm/old_test.c": "int old;\n",
+    "include/kvm/old.h": "int old;\n",
 }
 
 PATCH1 = """Subject: [PATCH] KVM: main: Change the second line
@@ -116,7 +119,7 @@ class SeriesTest(unittest.TestCase):
             "[diff]\nnoprefix = true\ncontext = 1\n[format]\nsignOff = true\n"
             "[apply]\nwhitespace = error\n")
         cls.root = cls.top
-        cls.write("build/src", KERNEL)
+        cls.write("../kernel", KERNEL)
         cls.write("", {
             ".gitignore": "/build/\n/out/\n", "README": "A repository.\n",
             "harness/tool.c": "int tool;\n", "patches/series": SERIES,
@@ -124,12 +127,13 @@ class SeriesTest(unittest.TestCase):
             "patches/0003-three.patch": PATCH3, "patches/0004-four.patch": PATCH4,
             "virt/kvm/new.c": NEW_C, "MAINTAINERS": SECTION,
             "tools/testing/selftests/kvm/new_test.sh": TEST_SH})
-        os.makedirs(cls.top / "build/src/tools/testing/selftests/kvm")
         (cls.top / "tools/testing/selftests/kvm/new_test.sh").chmod(0o755)
         cls.git("init", "-q", "-b", "main")
         cls.git("add", ".")
         cls.git("commit", "-q", "-m", "Root")
-        cls.ok("init")
+        cls.base(cls.tmp / "kernel")
+        # No package is fetched for merging.
+        cls.git("update-ref", "refs/queue/pinned", "base", where="build/src")
         cls.ok("tree")
 
     def setUp(self):
@@ -156,8 +160,16 @@ class SeriesTest(unittest.TestCase):
 
     @classmethod
     def tool(cls, *args, env=None):
-        return cls.sh(*TOOL, *args, env={"SERIES_ROOT": str(cls.root),
+        return cls.sh(*TOOL, *args, env={"QUEUE_ROOT": str(cls.root),
                                              "BUILD": str(cls.root / "build")} | (env or {}))
+
+    @classmethod
+    def base(cls, linux):
+        """harness/base puts the kernel into build/src."""
+        code, out, err = cls.sh(os.path.join(os.path.dirname(TOOL[2]), "base"), env={
+            "BUILD": str(cls.root / "build"), "LINUX": str(linux), "STAGE_FD": "2"})
+        assert code == 0, (code, out, err)
+        return err
 
     @classmethod
     def ok(cls, *args, env=None):
@@ -177,7 +189,7 @@ class SeriesTest(unittest.TestCase):
     def src(self, *args):
         return self.git(*args, where="build/src")
 
-    def tree(self, rev="refs/series/assembled"):
+    def tree(self, rev="refs/queue/assembled"):
         return self.src("rev-parse", rev + "^{tree}")
 
     def read(self, path):
@@ -202,7 +214,7 @@ class SeriesTest(unittest.TestCase):
         before = self.files()
         code, _, err = self.tool(*args, env=env)
         self.assertEqual(code, 1, err)
-        self.assertRegex(err, r"\Aseries: [^\n]+\n\Z")
+        self.assertRegex(err, r"\Aqueue: [^\n]+\n\Z")
         for text in says:
             self.assertIn(text, err)
         self.assertEqual(before, self.files())
@@ -229,7 +241,7 @@ class SeriesTest(unittest.TestCase):
         trees = self.linux("log", "--format=%T", "base..series")
         out = self.ok("refresh")
         self.ok("assemble")
-        self.assertEqual(trees, self.src("log", "--format=%T", "base..refs/series/assembled"))
+        self.assertEqual(trees, self.src("log", "--format=%T", "base..refs/queue/assembled"))
         before = self.files()
         self.ok("refresh")
         self.ok("tree")
@@ -242,27 +254,11 @@ class SeriesTest(unittest.TestCase):
 
     # What it does
 
-    def test_init(self):
-        tracked = self.src("ls-files").split()
-        self.assertIn("virt/kvm/.gitignore", tracked)
-        self.assertNotIn("drivers/big.c", tracked)
-        self.assertIn("Linux 7.3.4", self.src("log", "--format=%s", "base"))
-        base = self.src("rev-parse", "base")
-        self.ok("init")
-        self.assertEqual(base, self.src("rev-parse", "base"))
-        # An interrupted one is done again, with the same result.
-        shutil.rmtree(self.root / "build/src/.git")
-        (self.root / "build/src/.git.new").mkdir()
-        self.write("build/src/.git.new", {"HEAD": "half"})
-        self.ok("init")
-        self.assertEqual(base, self.src("rev-parse", "base"))
-        self.assertFalse((self.root / "build/src/.git.new").exists())
-
     def test_assemble(self):
-        self.assertEqual(self.src("log", "--format=%s", "refs/series/assembled"),
+        self.assertEqual(self.src("log", "--format=%s", "refs/queue/assembled"),
                          "KVM: selftests: Add a test\nKVM: new: Let it grow\nKVM: new: Add a file\n"
                          "KVM: main: Change the second line\nLinux 7.3.4")
-        show = lambda n, path: self.src("show", f"refs/series/assembled~{n}:{path}")
+        show = lambda n, path: self.src("show", f"refs/queue/assembled~{n}:{path}")
         self.assertEqual(show(2, "virt/kvm/new.c"), "int new;\nint end;")
         self.assertEqual(show(1, "virt/kvm/new.c") + "\n", NEW_C)
         self.assertIn("int last_but_one;", show(3, "virt/kvm/main.c"))
@@ -270,18 +266,18 @@ class SeriesTest(unittest.TestCase):
         self.assertIn('\n\nKVM ON PREEMPT_RT\nM:\t"A. Sender" <sender@example.org>\nL:\tkvm@vger.'
                       "kernel.org\nS:\tMaintained\nF:\tvirt/kvm/new.c\n\nZSWAP\n",
                       show(0, "MAINTAINERS"))
-        self.assertEqual(self.src("ls-tree", "refs/series/assembled", "tools/testing/selftests/"
+        self.assertEqual(self.src("ls-tree", "refs/queue/assembled", "tools/testing/selftests/"
                                   "kvm/new_test.sh").split()[0], "100755")
-        self.assertEqual(self.src("log", "-1", "--format=%an <%ae>", "refs/series/assembled"), WHO)
+        self.assertEqual(self.src("log", "-1", "--format=%an <%ae>", "refs/queue/assembled"), WHO)
 
     def test_deterministic(self):
-        tip = self.src("rev-parse", "refs/series/assembled")
-        self.src("update-ref", "-d", "refs/series/assembled")
+        tip = self.src("rev-parse", "refs/queue/assembled")
+        self.src("update-ref", "-d", "refs/queue/assembled")
         self.assertEqual(self.ok("assemble"), "")
-        self.assertEqual(tip, self.src("rev-parse", "refs/series/assembled"))
+        self.assertEqual(tip, self.src("rev-parse", "refs/queue/assembled"))
 
     def test_rev(self):
-        tip = self.src("rev-parse", "refs/series/assembled")
+        tip = self.src("rev-parse", "refs/queue/assembled")
         self.assertEqual(self.ok("rev", "series").strip(), tip)
         self.assertEqual(self.ok("rev", "base").strip(), self.src("rev-parse", "base"))
         self.assertEqual(self.ok("rev", "series@0001").strip(),
@@ -323,7 +319,7 @@ class SeriesTest(unittest.TestCase):
         self.assertIn("int brought;", self.src("show", rev + ":virt/kvm/brought.c"))
         self.write("harness/extra", {"more.patch": diff % lines.replace("end", "other")})
         self.refused("rev", "series+more", says=["more.patch does not apply"])
-        self.assertEqual(self.src("rev-parse", "refs/series/assembled"), tip)
+        self.assertEqual(self.src("rev-parse", "refs/queue/assembled"), tip)
 
     def test_checkout(self):
         src = self.root / "build/src"
@@ -334,7 +330,6 @@ class SeriesTest(unittest.TestCase):
                          {"virt/kvm/main.c", "virt/kvm/other.c", "MAINTAINERS"})
         self.assertEqual((src / "virt/kvm/new.c").read_text(), NEW_C)
         self.ok("check")
-        self.ok("init")
         self.ok("checkout", "base")
         self.assertFalse((src / "virt/kvm/new.c").exists())
         for path, text in KERNEL.items():
@@ -419,12 +414,11 @@ class SeriesTest(unittest.TestCase):
         self.canonical()
         self.linux("reset", "-q", "--hard", "HEAD~")
         self.write("build/linux", {"include/kvm/thing.h": "int thing;\n"})
-        (self.root / "build/src/include").mkdir()
         self.linux("add", "include/kvm/thing.h")
         self.edit("virt/kvm/new.c", "int end", "int thing")
         self.edit("arch/x86/kvm/mmu.c", "int last", "int x")
         self.linux("commit", "-q", "-a", "-m", "KVM: thing\n\nAdd it.")
-        self.linux("cherry-pick", "refs/series/tree")
+        self.linux("cherry-pick", "refs/queue/tree")
         self.assertIn("KVM-thing.patch: new, in part [fixes]", self.round_trip())
         self.assertEqual(self.read("include/kvm/thing.h"), "int thing;\n")
         self.assertIn("int thing", self.read("virt/kvm/new.c"))
@@ -456,40 +450,6 @@ class SeriesTest(unittest.TestCase):
         before = self.files()
         self.ok("refresh")
         self.assertEqual(before, self.files())
-
-    def test_init_harness(self):
-        # A patch of the harness changes a file which base did not track.
-        self.write("harness/extra", {"sched.patch":
-                   "diff --git a/kernel/sched/core.c b/kernel/sched/core.c\n"
-                   "--- a/kernel/sched/core.c\n+++ b/kernel/sched/core.c\n"
-                   "@@ -1 +1 @@\n-int core;\n+int changed;\n"})
-        self.refused("rev", "base+sched", says=["sched.patch does not apply"])
-        self.ok("init")
-        rev = self.ok("rev", "base+sched").strip()
-        self.assertEqual(self.src("show", rev + ":kernel/sched/core.c"), "int changed;")
-        self.assertEqual(self.linux("status", "--porcelain"), "")
-
-    def test_init_more(self):
-        # A change and an addition of a file which base did not track.
-        self.edit("kernel/sched/core.c", "core", "changed")
-        self.refused("refresh", says=["kernel/sched/core.c", "series init kernel/sched/core.c"])
-        self.linux("add", "kernel/sched/core.c")
-        self.linux("commit", "-q", "-m", "sched: Change it")
-        self.refused("refresh", says=["kernel/sched/core.c", "series init kernel/sched/core.c"])
-        self.refused("init", "kernel/none.c", says=["kernel/none.c"])
-        self.ok("init", "kernel/sched/core.c")
-        self.assertEqual(self.linux("status", "--porcelain"), "")
-        self.ok("checkout", "base")
-        self.round_trip()
-        self.assertIn("-int core", self.read("patches/0005-sched-Change-it.patch"))
-        # The same as with a fresh init.
-        base = self.src("rev-parse", "base")
-        shutil.rmtree(self.root / "build/linux")
-        shutil.rmtree(self.root / "build/src/.git")
-        self.refused("check", says=["build/src", "make base"])
-        self.ok("init")
-        self.assertEqual(base, self.src("rev-parse", "base"))
-        self.ok("tree")
 
     def test_mails(self):
         self.ok("mails")
@@ -578,8 +538,6 @@ class SeriesTest(unittest.TestCase):
         for path, diff, says in (
                 ("virt/kvm/x.c", "new file mode 100644\n--- /dev/null\n+++ b/virt/kvm/x.c\n"
                  "@@ -0,0 +1 @@\n+int x;\n", "root"),
-                ("kernel/sched/core.c", "--- a/kernel/sched/core.c\n+++ b/kernel/sched/core.c\n"
-                 "@@ -1 +1 @@\n-int core;\n+int x;\n", "harness/series init"),
                 ("virt/kvm/y.c", "--- a/virt/kvm/y.c\n+++ b/virt/kvm/y.c\n"
                  "@@ -1 +1 @@\n-int x;\n+int y;\n", "does not exist"),
                 ("virt/kvm/new.c", "--- a/virt/kvm/new.c\n+++ b/virt/kvm/new.c\n"
@@ -615,7 +573,7 @@ class SeriesTest(unittest.TestCase):
     def test_refuse_no_src(self):
         shutil.move(self.root / "build/src", self.root / "build/gone")
         shutil.rmtree(self.root / "build/linux")
-        for command in (["init"], ["check"], ["assemble"], ["tree"], ["refresh"], ["mails"],
+        for command in (["check"], ["assemble"], ["tree"], ["refresh"], ["mails"],
                         ["checkout", "base"]):
             self.refused(*command, says=["build/src is missing", "make base"])
 
@@ -634,9 +592,9 @@ class SeriesTest(unittest.TestCase):
         for command in "tree", "refresh":
             self.refused(command, says=["build/linux", "virt/kvm/main.c", "no commit"])
         self.linux("commit", "-q", "-a", "-m", "KVM: Line 7")
-        self.refused("tree", says=["harness/series refresh", "reset --keep refs/series/tree"])
+        self.refused("tree", says=["make refresh", "reset --keep refs/queue/tree"])
         shutil.move(self.root / "build/linux", self.root / "build/moved")
-        self.refused("tree", says=["harness/series refresh", "branch -D series"])
+        self.refused("tree", says=["make refresh", "branch -D series"])
         shutil.move(self.root / "build/moved", self.root / "build/linux")
         self.write("build/linux", {"virt/kvm/forgotten.c": "int f;\n"})
         self.refused("refresh", says=["virt/kvm/forgotten.c", "git add"])
@@ -656,7 +614,7 @@ class SeriesTest(unittest.TestCase):
     def test_refuse_commits(self):
         def check(*says):
             self.refused("refresh", says=says)
-            self.linux("reset", "-q", "--hard", "refs/series/tree")
+            self.linux("reset", "-q", "--hard", "refs/queue/tree")
 
         self.linux("checkout", "-q", "-b", "side", "HEAD~2")
         self.linux("commit", "-q", "--allow-empty", "-m", "side")
@@ -696,7 +654,7 @@ class SeriesTest(unittest.TestCase):
     def test_refuse_maintainers(self):
         def check(*says):
             self.refused("refresh", says=says)
-            self.linux("reset", "-q", "--hard", "refs/series/tree")
+            self.linux("reset", "-q", "--hard", "refs/queue/tree")
 
         self.edit("MAINTAINERS", "F:\tvirt/kvm/new.c", "F:\tvirt/kvm/new*")
         self.linux("commit", "-q", "-a", "-m", "Later")
@@ -716,9 +674,9 @@ class SeriesTest(unittest.TestCase):
         self.linux("commit", "-q", "-a", "-m", "KVM: Mine")
         # Whether or not the root's git knows of the change.
         self.edit("virt/kvm/new.c", "int end;", "int end;\nint theirs;", "")
-        self.refused("refresh", says=["virt/kvm/new.c", "rebase refs/series/assembled"])
+        self.refused("refresh", says=["virt/kvm/new.c", "rebase refs/queue/assembled"])
         self.git("commit", "-q", "-a", "-m", "Theirs")
-        self.refused("refresh", says=["virt/kvm/new.c", "rebase refs/series/assembled"])
+        self.refused("refresh", says=["virt/kvm/new.c", "rebase refs/queue/assembled"])
         self.write("", {"virt/kvm/new.c": self.read("build/linux/virt/kvm/new.c")})
         self.ok("refresh")
         # The way which the refusal shows.
@@ -726,7 +684,7 @@ class SeriesTest(unittest.TestCase):
         self.linux("commit", "-q", "-a", "-m", "KVM: Line 7")
         self.edit("0001-KVM-main-Change-the-second-line.patch", "wr\u00f6ng", "bad", "patches/")
         self.refused("refresh", says=["0001-KVM-main", "git -C build/linux rebase"])
-        self.linux("rebase", "-q", "refs/series/assembled")
+        self.linux("rebase", "-q", "refs/queue/assembled")
         self.round_trip()
         self.assertIn("bad", self.read("patches/0001-KVM-main-Change-the-second-line.patch"))
         # A file which the root has on its own.
@@ -741,7 +699,7 @@ class SeriesTest(unittest.TestCase):
         self.canonical()
         self.rebase("1{h;d};2{G}")
         old = {x: self.read("patches/" + x) for x in self.patches()}
-        source = self.src("rev-parse", "refs/series/source")
+        source = self.src("rev-parse", "refs/queue/source")
         start = time.monotonic()
         self.ok("refresh")
         took = time.monotonic() - start
@@ -749,9 +707,9 @@ class SeriesTest(unittest.TestCase):
         for share in (0.5, 0.7, 0.8, 0.85, 0.9, 0.95):
             shutil.rmtree(self.root / "patches")
             self.write("patches", old)
-            self.src("update-ref", "refs/series/source", source)
+            self.src("update-ref", "refs/queue/source", source)
             run = subprocess.Popen([*TOOL, "refresh"], stderr=subprocess.DEVNULL, cwd=self.root,
-                                   env=self.env | {"SERIES_ROOT": str(self.root)})
+                                   env=self.env | {"QUEUE_ROOT": str(self.root)})
             try:
                 run.wait(share * took)
             except subprocess.TimeoutExpired:
