@@ -31,14 +31,17 @@ bench: tools
 #:
 #:   make tree       build/linux: base kernel + one commit per patch, to work in
 #:   make refresh    take the commits of build/linux back into patches/ and here
-#:   make series [PART=fixes|pfncache|fence|tests]
-#:                   out/: mails for git am and git send-email
+#:   make series [PART=] [V=3] [RFC=1] [IN_REPLY_TO=<message-id>]
+#:                   out/: mails for git am and git send-email; PART=security
+#:                   is patch 1, for security@kernel.org, the other parts are
+#:                   fixes, pfncache, fence, tests; all but security by default
 tree: base
-	@$(H)/series tree
+	@$(H)/queue tree
 refresh:
-	@$(H)/series refresh
+	@$(H)/queue refresh
 series: base
-	@$(H)/series mails $(PART)
+	@$(H)/queue mails $(PART) $(if $(V),-v $(V)) $(if $(RFC),--rfc) \
+		$(if $(IN_REPLY_TO),--in-reply-to='$(IN_REPLY_TO)')
 
 #:
 #: Pieces; kernels are built when they are out of date:
@@ -75,7 +78,7 @@ mutants: tools
 clean:
 	@[ ! -d build/linux ] || [ -n "$(FORCE)" ] || \
 		{ echo "build/linux may have work of yours: make refresh takes it back, FORCE=1 removes it" >&2; exit 1; }
-	@rm -rf build out
+	@rm -rf build out out.new .patches.new
 
 #:
 #: Long ones:
@@ -116,7 +119,7 @@ nightly: tools
 #:            series+trigger, which also has harness/extra/trigger.patch;
 #:            base+rtlocks is the one with the scheduler's change
 #:   CPUS     2    MEM 1G    APPEND kernel parameters    TIMEOUT 300 (seconds)
-#:   LINUX    a 7.3 kernel tree of yours, left unchanged
+#:   LINUX    a kernel tree of yours, left unchanged
 #:   BUILD    build/, where all that can be made again is kept
 .PHONY: tools
 tools:
