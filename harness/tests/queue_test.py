@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Test harness/queue on a small made-up kernel."""
+"""Test harness/queue and harness/base on a small made-up kernel."""
 
 import os
 import pathlib
@@ -30,6 +30,9 @@ KERNEL = {
     "virt/kvm/.gitignore": "*.o\n",
     "arch/x86/kvm/mmu.c": "int mmu;\nint last;\n",
     "kernel/sched/core.c": "int core;\n",
+    "scripts/get_maintainer.pl": "#!/bin/sh\necho 'Some One <one@example.org> (maintainer:KVM)'\n"
+                                 "case $* in *--no-l*) ;; *) echo 'kvm@example.org (open list:KVM)'"
+                                 ";; esac\n",
     "drivers/big.c": "int big;\n",
     "tools/testing/selftests/kvm/old_test.c": "int old;\n",
     "include/kvm/old.h": "int old;\n",
@@ -93,7 +96,6 @@ SERIES = """# The series.
 
 [fixes]
 0001-one.patch
-# above two
 0002-two.patch  virt/kvm/new.c
 0003-three.patch
 [tests]
@@ -102,11 +104,11 @@ SERIES = """# The series.
 """
 
 
-class SeriesTest(unittest.TestCase):
+class QueueTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         # One root after init and tree, which every test gets a copy of.
-        cls.tmp = pathlib.Path(tempfile.mkdtemp(prefix="series-test."))
+        cls.tmp = pathlib.Path(tempfile.mkdtemp(prefix="queue-test."))
         cls.addClassCleanup(shutil.rmtree, cls.tmp)
         cls.top = cls.tmp / "top"
         cls.env = {k: v for k, v in os.environ.items()
@@ -120,6 +122,7 @@ class SeriesTest(unittest.TestCase):
             "[apply]\nwhitespace = error\n")
         cls.root = cls.top
         cls.write("../kernel", KERNEL)
+        (cls.tmp / "kernel/scripts/get_maintainer.pl").chmod(0o755)
         cls.write("", {
             ".gitignore": "/build/\n/out/\n", "README": "A repository.\n",
             "harness/tool.c": "int tool;\n", "patches/series": SERIES,
@@ -153,9 +156,9 @@ class SeriesTest(unittest.TestCase):
             path.write_text(text)
 
     @classmethod
-    def sh(cls, *args, where="", env=None):
+    def sh(cls, *args, where="", env=None, stdin=None):
         run = subprocess.run(args, cwd=cls.root / where, env=cls.env | (env or {}), check=False,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                             input=stdin, capture_output=True, text=True)
         return run.returncode, run.stdout, run.stderr
 
     @classmethod
@@ -164,12 +167,12 @@ class SeriesTest(unittest.TestCase):
                                              "BUILD": str(cls.root / "build")} | (env or {}))
 
     @classmethod
-    def base(cls, linux):
-        """harness/base puts the kernel into build/src."""
-        code, out, err = cls.sh(os.path.join(os.path.dirname(TOOL[2]), "base"), env={
-            "BUILD": str(cls.root / "build"), "LINUX": str(linux), "STAGE_FD": "2"})
-        assert code == 0, (code, out, err)
-        return err
+    def base(cls, linux, build="build", args=(), fails=0):
+        """harness/base puts the kernel into build/src; what it says."""
+        code, out, err = cls.sh(os.path.join(os.path.dirname(TOOL[2]), "base"), *args, env={
+            "BUILD": str(cls.root / build), "LINUX": str(linux), "STAGE_FD": "2"})
+        assert code == fails, (code, out, err)
+        return out + err
 
     @classmethod
     def ok(cls, *args, env=None):
@@ -178,16 +181,16 @@ class SeriesTest(unittest.TestCase):
         return out
 
     @classmethod
-    def git(cls, *args, where="", env=None):
-        code, out, err = cls.sh("git", *args, where=where, env=env)
+    def git(cls, *args, where="", **kw):
+        code, out, err = cls.sh("git", *args, where=where, **kw)
         assert code == 0, (args, code, out, err)
         return out.strip()
 
     def linux(self, *args, **kw):
         return self.git(*args, where="build/linux", **kw)
 
-    def src(self, *args):
-        return self.git(*args, where="build/src")
+    def src(self, *args, **kw):
+        return self.git(*args, where="build/src", **kw)
 
     def tree(self, rev="refs/queue/assembled"):
         return self.src("rev-parse", rev + "^{tree}")
@@ -367,7 +370,6 @@ class SeriesTest(unittest.TestCase):
 
 [fixes]
 0001-KVM-main-Change-the-second-line.patch
-# above two
 0002-KVM-new-Add-a-file.patch  virt/kvm/new.c
 0003-KVM-new-Let-it-grow.patch
 [tests]
@@ -387,7 +389,7 @@ class SeriesTest(unittest.TestCase):
         self.round_trip()
         self.assertEqual(self.patches()[:2], ["0001-KVM-new-Add-a-file.patch",
                                               "0002-KVM-main-Change-the-second-line.patch"])
-        self.assertIn("# above two\n0001-KVM-new-Add-a-file.patch", self.read("patches/series"))
+        self.assertIn("0001-KVM-new-Add-a-file.patch", self.read("patches/series"))
 
     def test_amend_drop_and_sign(self):
         self.canonical()
@@ -422,7 +424,7 @@ class SeriesTest(unittest.TestCase):
         self.assertIn("KVM-thing.patch: new, in part [fixes]", self.round_trip())
         self.assertEqual(self.read("include/kvm/thing.h"), "int thing;\n")
         self.assertIn("int thing", self.read("virt/kvm/new.c"))
-        self.assertIn("[fixes]\n0001-KVM-main-Change-the-second-line.patch\n# above two\n"
+        self.assertIn("[fixes]\n0001-KVM-main-Change-the-second-line.patch\n"
                       "0002-KVM-new-Add-a-file.patch  virt/kvm/new.c\n"
                       "0003-KVM-new-Let-it-grow.patch\n"
                       "0004-KVM-thing.patch  include/kvm/thing.h\n[tests]\n0005-",
@@ -481,9 +483,138 @@ class SeriesTest(unittest.TestCase):
         self.assertEqual(len(os.listdir(self.root / "out")), 4)
         letter = self.read("out/0000-cover-letter.patch")
         self.assertIn("\nSubject: [PATCH 0/3] KVM: Why\n", letter)
-        self.assertIn("\n\nBecause.\n\nA. Sender (3):\n  KVM: main: Change", letter)
+        self.assertIn("\n\nBecause.\n\nBase: ", letter)
+        self.assertIn('("Linux 7.3.4")\n\nA. Sender (3):\n  KVM: main: Change', letter)
         self.assertIn('From: "A. Sender" <sender@example.org>\n', letter)
         self.refused("mails", "other", says=["'other'", "fixes, tests"])
+
+    def embargo(self):
+        """Patch 1 in a part of its own."""
+        self.write("patches", {"series": SERIES.replace("[fixes]\n0001-one.patch",
+                                                        "[security]\n0001-one.patch\n[fixes]")})
+        self.write("patches/cover", {"security": "KVM: A bug\n\nReport.\n",
+                                     "all": "KVM: More\n\nText.\n"})
+
+    def test_security(self):
+        self.embargo()
+        out = self.ok("mails", "security", env={"OUT": "sec"})
+        self.assertIn("security-bugs.rst", out)
+        self.assertEqual(sorted(os.listdir(self.root / "sec")), [
+            "0000-cover-letter.patch", "0001-KVM-main-Change-the-second-line.patch"])
+        letter, mail = (self.read("sec/" + x) for x in sorted(os.listdir(self.root / "sec")))
+        base = self.src("rev-parse", "base")
+        self.assertIn("\nSubject: [PATCH 0/1] KVM: A bug\n", letter)
+        self.assertIn(f"\nbase-commit: {base}\n", letter)
+        self.assertNotIn("prerequisite-patch-id", letter)
+        for text in letter, mail:
+            self.assertIn("\nTo: Some One <one@example.org>\nCc: security@kernel.org\n", text)
+        self.assertIn("may be sent before patch 1", self.ok("mails"))
+        mails = sorted(os.listdir(self.root / "out"))
+        self.assertEqual(mails[:2], ["0000-cover-letter.patch", "0001-KVM-new-Add-a-file.patch"])
+        self.assertEqual(len(mails), 4)
+        patch_id = self.src("patch-id", "--stable", stdin=mail).split()[0]
+        letter = self.read("out/0000-cover-letter.patch")
+        self.assertIn(f"\nbase-commit: {base}\nprerequisite-patch-id: {patch_id}\n", letter)
+        self.assertIn("\nSubject: [PATCH 0/3] KVM: More\n", letter)
+        self.assertIn("\nTo: Some One <one@example.org>\nCc: kvm@example.org\n", letter)
+        # git am of the first, then of the others, is the series.
+        self.ok("am", "sec", "out")
+        self.refused("am", "out", says=["another tree", "virt/kvm/main.c"])
+        self.refused("am", "sec", says=["another tree", "virt/kvm/new.c"])
+        self.refused("am", "patches", says=["git am"])
+        self.refused("am", "none", says=["no mails in none"])
+        self.assertIn("may be sent before", self.ok("mails", "tests"))
+        self.assertIn(f"\nprerequisite-patch-id: {patch_id}\nprerequisite-patch-id: ", self.read(
+            "out/0001-KVM-selftests-Add-a-test.patch"))
+        series = self.read("patches/series").replace("[security]", "[x]").replace("[tests]",
+                                                                                   "[security]")
+        self.write("patches", {"series": series})
+        self.refused("check", says=["[security] must be the first part"])
+        self.write("patches", {"series": series.replace("[security]", "[x]")})
+        self.refused("check", says=["part [x] is there twice"])
+        self.write("patches", {"series": series.replace("[security]", "# text")})
+        self.refused("check", says=["comments", "at the top"])
+
+    def test_mails_version(self):
+        self.ok("mails", "-v", "3", "--rfc", "--in-reply-to", "<first@example.org>", "fixes")
+        mail = self.read("out/v3-0001-KVM-main-Change-the-second-line.patch")
+        self.assertIn("\nSubject: [RFC PATCH v3 1/3] KVM", mail)
+        self.assertIn("\nIn-Reply-To: <first@example.org>\n", mail)
+        # The directory is its own.
+        self.ok("mails", "tests")
+        self.assertEqual(len(os.listdir(self.root / "out")), 1)
+        self.assertNotEqual(self.tool("mails", "-v", "three")[0], 0)
+
+    def test_other_base(self):
+        """The kernel is another one: merge, with what is known of the pinned one."""
+        self.canonical()
+        self.src("bundle", "create", "-q", str(self.tmp / "pinned"), "base")
+        kernel = self.tmp / "other"
+        shutil.copytree(self.tmp / "kernel", kernel)
+        self.addCleanup(shutil.rmtree, kernel)
+        main = kernel / "virt/kvm/main.c"
+        main.write_text(main.read_text().replace("line4;", "four;"))
+        for text, says in (
+                ("int line36;", None), ("int line39;", ["0001-KVM-main", "virt/kvm/main.c", "hunk 1 of 2"])):
+            main.write_text(main.read_text().replace(text, "int another;"))
+            shutil.rmtree(self.root / "build")
+            self.base(kernel)
+            self.src("fetch", "-q", str(self.tmp / "pinned"), "base:refs/queue/pinned")
+            code, out, err = self.tool("rev", "series")
+            self.assertIn("hunk 1 of 2 (line 1) does not apply: trying to merge", err)
+            if says:
+                self.assertEqual(code, 1)
+                for text in says:
+                    self.assertIn(text, err.splitlines()[-1])
+            else:
+                self.assertEqual(code, 0, err)
+                text = self.src("show", out.strip() + ":virt/kvm/main.c")
+                self.assertIn("int second;\nint line3;\nint four;\n", text)
+
+    def test_base(self):
+        self.assertIn(f"base: Linux 7.3.4, {self.src('rev-parse', '--short=12', 'base')}, not the "
+                      "pinned linux-source-", self.base("", args=["--pinned"], fails=1))
+        self.assertEqual(self.base(self.tmp / "kernel"), "")
+        # What it made itself: it is left alone, or its base is used.
+        self.ok("checkout", "series")
+        for linux in "build/src", "build/linux":
+            self.assertIn("without LINUX=", self.base(self.root / linux, fails=1))
+            self.base(self.root / linux, "build/two")
+            for rev in "rev-parse base", "rev-parse HEAD":
+                self.assertEqual(self.git(*rev.split(), where="build/two/src"),
+                                 self.src("rev-parse", "base"))
+            shutil.rmtree(self.root / "build/two")
+        # What a run that was stopped has left; all files, whatever .gitignore says.
+        kernel = self.tmp / "third"
+        shutil.copytree(self.tmp / "kernel", kernel)
+        self.addCleanup(shutil.rmtree, kernel)
+        (kernel / "some~").write_text("text")
+        self.write("build/two/base/src.new", {"half": "made"})
+        self.base(kernel, "build/two")
+        self.assertEqual(sorted(os.listdir(self.root / "build/two/base")), [".lock", "err"])
+        self.assertEqual(self.git("ls-tree", "base", "some~", "half", where="build/two/src")[-5:],
+                         "some~")
+        # The same files, the same commit.
+        (kernel / "some~").unlink()
+        shutil.rmtree(self.root / "build/two")
+        self.base(kernel, "build/two")
+        self.assertEqual(self.git("rev-parse", "base", where="build/two/src"),
+                         self.src("rev-parse", "base"))
+        # Made by an older version.
+        self.src("update-ref", "-d", "refs/queue/base")
+        self.assertIn("run 'make clean'", self.base(self.tmp / "kernel", fails=1))
+        self.refused("check", says=["older version", "run 'make clean'"])
+
+    def test_concurrent(self):
+        tip = self.ok("rev", "series")
+        env = self.env | {"QUEUE_ROOT": str(self.root), "BUILD": str(self.root / "build")}
+        runs = [subprocess.Popen([*TOOL, "rev", tree], cwd=self.root, env=env,
+                                 stdout=subprocess.PIPE, text=True)
+                for tree in ("series", "series@0001", "base", "series@0002") * 3]
+        out = [run.communicate()[0] for run in runs]
+        self.assertEqual([run.returncode for run in runs], [0] * len(runs))
+        self.assertEqual(out[::4], [tip] * 3)
+        self.assertEqual(out[:4], out[4:8])
 
     # What it refuses
 
