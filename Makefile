@@ -28,14 +28,17 @@ bench: deps
 #: The series:
 #:   make tree       build/linux: base kernel + one commit per patch, to work in
 #:   make refresh    take the commits of build/linux back into patches/ and here
-#:   make series [PART=fixes|pfncache|fence|tests]
-#:                   out/: mails for git am and git send-email
+#:   make series [PART=] [V=3] [RFC=1] [IN_REPLY_TO=<message-id>]
+#:                   out/: mails for git am and git send-email; PART=security
+#:                   is patch 1, for security@kernel.org, the other parts are
+#:                   fixes, pfncache, fence, tests; all but security by default
 tree: base
-	@$(H)/series tree
+	@$(H)/queue tree
 refresh:
-	@$(H)/series refresh
+	@$(H)/queue refresh
 series: base
-	@$(H)/series mails $(PART)
+	@$(H)/queue mails $(PART) $(if $(V),-v $(V)) $(if $(RFC),--rfc) \
+		$(if $(IN_REPLY_TO),--in-reply-to='$(IN_REPLY_TO)')
 
 #:
 #: Pieces; kernels are built when they are out of date:
@@ -68,7 +71,7 @@ litmus: base
 clean:
 	@[ ! -d build/linux ] || [ -n "$(FORCE)" ] || \
 		{ echo "build/linux may have work of yours: make refresh takes it back, FORCE=1 removes it" >&2; exit 1; }
-	@rm -rf build out
+	@rm -rf build out out.new .patches.new
 
 #:
 #: Long ones (their scripts describe them, with --help):
@@ -98,6 +101,7 @@ nightly: deps
 #:   FLAVOUR  rt (default), std (PREEMPT_DYNAMIC, KASAN), perf, perf-rt (no debugging)
 #:   TREE     series (default), base, either with +NAME: harness/*/NAME.patch on top
 #:   CPUS  MEM  APPEND  TIMEOUT  TCG  of the machine    BUILD  in place of build/
+#:   LINUX    a kernel tree of yours, left unchanged
 .PHONY: deps
 deps:
 	@$(H)/deps

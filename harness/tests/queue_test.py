@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Test harness/series on a small made-up kernel."""
+"""Test harness/queue and harness/base on a small made-up kernel."""
 
 import os
 import pathlib
@@ -13,11 +13,12 @@ import time
 import unittest
 
 # Nothing but the standard library, which also starts faster.
-TOOL = [sys.executable, "-S", str(pathlib.Path(__file__).resolve().parent.parent / "series")]
+TOOL = [sys.executable, "-S", str(pathlib.Path(__file__).resolve().parent.parent / "queue")]
 WHO = "A. Sender <sender@example.org>"
 
 KERNEL = {
-    "Makefile": "VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\nEXTRAVERSION =\n",
+    "Makefile": "VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\nEXTRAVERSION =\nmrproper:\n",
+    "Kbuild": "",
     ".gitignore": ".*\n*.o\n*~\n",
     "MAINTAINERS": "List\n====\n\nMaintainers List\n----------------\n\n"
                    "ACPI\nM:\tSome One <one@example.org>\nF:\tdrivers/acpi/\n\n"
@@ -29,7 +30,12 @@ KERNEL = {
     "virt/kvm/.gitignore": "*.o\n",
     "arch/x86/kvm/mmu.c": "int mmu;\nint last;\n",
     "kernel/sched/core.c": "int core;\n",
+    "scripts/get_maintainer.pl": "#!/bin/sh\necho 'Some One <one@example.org> (maintainer:KVM)'\n"
+                                 "case $* in *--no-l*) ;; *) echo 'kvm@example.org (open list:KVM)'"
+                                 ";; esac\n",
     "drivers/big.c": "int big;\n",
+    "tools/testing/selftests/kvm/old_test.c": "int old;\n",
+    "include/kvm/old.h": "int old;\n",
 }
 
 PATCH1 = """Subject: [PATCH] KVM: main: Change the second line
@@ -90,7 +96,6 @@ SERIES = """# The series.
 
 [fixes]
 0001-one.patch
-# above two
 0002-two.patch  virt/kvm/new.c
 0003-three.patch
 [tests]
@@ -99,11 +104,11 @@ SERIES = """# The series.
 """
 
 
-class SeriesTest(unittest.TestCase):
+class QueueTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         # One root after init and tree, which every test gets a copy of.
-        cls.tmp = pathlib.Path(tempfile.mkdtemp(prefix="series-test."))
+        cls.tmp = pathlib.Path(tempfile.mkdtemp(prefix="queue-test."))
         cls.addClassCleanup(shutil.rmtree, cls.tmp)
         cls.top = cls.tmp / "top"
         cls.env = {k: v for k, v in os.environ.items()
@@ -116,7 +121,8 @@ class SeriesTest(unittest.TestCase):
             "[diff]\nnoprefix = true\ncontext = 1\n[format]\nsignOff = true\n"
             "[apply]\nwhitespace = error\n")
         cls.root = cls.top
-        cls.write("build/src", KERNEL)
+        cls.write("../kernel", KERNEL)
+        (cls.tmp / "kernel/scripts/get_maintainer.pl").chmod(0o755)
         cls.write("", {
             ".gitignore": "/build/\n/out/\n", "README": "A repository.\n",
             "harness/tool.c": "int tool;\n", "patches/series": SERIES,
@@ -124,12 +130,13 @@ class SeriesTest(unittest.TestCase):
             "patches/0003-three.patch": PATCH3, "patches/0004-four.patch": PATCH4,
             "virt/kvm/new.c": NEW_C, "MAINTAINERS": SECTION,
             "tools/testing/selftests/kvm/new_test.sh": TEST_SH})
-        os.makedirs(cls.top / "build/src/tools/testing/selftests/kvm")
         (cls.top / "tools/testing/selftests/kvm/new_test.sh").chmod(0o755)
         cls.git("init", "-q", "-b", "main")
         cls.git("add", ".")
         cls.git("commit", "-q", "-m", "Root")
-        cls.ok("init")
+        cls.base(cls.tmp / "kernel")
+        # No package is fetched for merging.
+        cls.git("update-ref", "refs/queue/pinned", "base", where="build/src")
         cls.ok("tree")
 
     def setUp(self):
@@ -149,15 +156,23 @@ class SeriesTest(unittest.TestCase):
             path.write_text(text)
 
     @classmethod
-    def sh(cls, *args, where="", env=None):
+    def sh(cls, *args, where="", env=None, stdin=None):
         run = subprocess.run(args, cwd=cls.root / where, env=cls.env | (env or {}), check=False,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                             input=stdin, capture_output=True, text=True)
         return run.returncode, run.stdout, run.stderr
 
     @classmethod
     def tool(cls, *args, env=None):
-        return cls.sh(*TOOL, *args, env={"SERIES_ROOT": str(cls.root),
+        return cls.sh(*TOOL, *args, env={"QUEUE_ROOT": str(cls.root),
                                              "BUILD": str(cls.root / "build")} | (env or {}))
+
+    @classmethod
+    def base(cls, linux, build="build", args=(), fails=0):
+        """harness/base puts the kernel into build/src; what it says."""
+        code, out, err = cls.sh(os.path.join(os.path.dirname(TOOL[2]), "base"), *args, env={
+            "BUILD": str(cls.root / build), "LINUX": str(linux), "STAGE_FD": "2"})
+        assert code == fails, (code, out, err)
+        return out + err
 
     @classmethod
     def ok(cls, *args, env=None):
@@ -166,18 +181,18 @@ class SeriesTest(unittest.TestCase):
         return out
 
     @classmethod
-    def git(cls, *args, where="", env=None):
-        code, out, err = cls.sh("git", *args, where=where, env=env)
+    def git(cls, *args, where="", **kw):
+        code, out, err = cls.sh("git", *args, where=where, **kw)
         assert code == 0, (args, code, out, err)
         return out.strip()
 
     def linux(self, *args, **kw):
         return self.git(*args, where="build/linux", **kw)
 
-    def src(self, *args):
-        return self.git(*args, where="build/src")
+    def src(self, *args, **kw):
+        return self.git(*args, where="build/src", **kw)
 
-    def tree(self, rev="refs/series/assembled"):
+    def tree(self, rev="refs/queue/assembled"):
         return self.src("rev-parse", rev + "^{tree}")
 
     def read(self, path):
@@ -202,7 +217,7 @@ class SeriesTest(unittest.TestCase):
         before = self.files()
         code, _, err = self.tool(*args, env=env)
         self.assertEqual(code, 1, err)
-        self.assertRegex(err, r"\Aseries: [^\n]+\n\Z")
+        self.assertRegex(err, r"\Aqueue: [^\n]+\n\Z")
         for text in says:
             self.assertIn(text, err)
         self.assertEqual(before, self.files())
@@ -229,7 +244,7 @@ class SeriesTest(unittest.TestCase):
         trees = self.linux("log", "--format=%T", "base..series")
         out = self.ok("refresh")
         self.ok("assemble")
-        self.assertEqual(trees, self.src("log", "--format=%T", "base..refs/series/assembled"))
+        self.assertEqual(trees, self.src("log", "--format=%T", "base..refs/queue/assembled"))
         before = self.files()
         self.ok("refresh")
         self.ok("tree")
@@ -242,27 +257,11 @@ class SeriesTest(unittest.TestCase):
 
     # What it does
 
-    def test_init(self):
-        tracked = self.src("ls-files").split()
-        self.assertIn("virt/kvm/.gitignore", tracked)
-        self.assertNotIn("drivers/big.c", tracked)
-        self.assertIn("Linux 7.3.4", self.src("log", "--format=%s", "base"))
-        base = self.src("rev-parse", "base")
-        self.ok("init")
-        self.assertEqual(base, self.src("rev-parse", "base"))
-        # An interrupted one is done again, with the same result.
-        shutil.rmtree(self.root / "build/src/.git")
-        (self.root / "build/src/.git.new").mkdir()
-        self.write("build/src/.git.new", {"HEAD": "half"})
-        self.ok("init")
-        self.assertEqual(base, self.src("rev-parse", "base"))
-        self.assertFalse((self.root / "build/src/.git.new").exists())
-
     def test_assemble(self):
-        self.assertEqual(self.src("log", "--format=%s", "refs/series/assembled"),
+        self.assertEqual(self.src("log", "--format=%s", "refs/queue/assembled"),
                          "KVM: selftests: Add a test\nKVM: new: Let it grow\nKVM: new: Add a file\n"
                          "KVM: main: Change the second line\nLinux 7.3.4")
-        show = lambda n, path: self.src("show", f"refs/series/assembled~{n}:{path}")
+        show = lambda n, path: self.src("show", f"refs/queue/assembled~{n}:{path}")
         self.assertEqual(show(2, "virt/kvm/new.c"), "int new;\nint end;")
         self.assertEqual(show(1, "virt/kvm/new.c") + "\n", NEW_C)
         self.assertIn("int last_but_one;", show(3, "virt/kvm/main.c"))
@@ -270,18 +269,18 @@ class SeriesTest(unittest.TestCase):
         self.assertIn('\n\nKVM ON PREEMPT_RT\nM:\t"A. Sender" <sender@example.org>\nL:\tkvm@vger.'
                       "kernel.org\nS:\tMaintained\nF:\tvirt/kvm/new.c\n\nZSWAP\n",
                       show(0, "MAINTAINERS"))
-        self.assertEqual(self.src("ls-tree", "refs/series/assembled", "tools/testing/selftests/"
+        self.assertEqual(self.src("ls-tree", "refs/queue/assembled", "tools/testing/selftests/"
                                   "kvm/new_test.sh").split()[0], "100755")
-        self.assertEqual(self.src("log", "-1", "--format=%an <%ae>", "refs/series/assembled"), WHO)
+        self.assertEqual(self.src("log", "-1", "--format=%an <%ae>", "refs/queue/assembled"), WHO)
 
     def test_deterministic(self):
-        tip = self.src("rev-parse", "refs/series/assembled")
-        self.src("update-ref", "-d", "refs/series/assembled")
+        tip = self.src("rev-parse", "refs/queue/assembled")
+        self.src("update-ref", "-d", "refs/queue/assembled")
         self.assertEqual(self.ok("assemble"), "")
-        self.assertEqual(tip, self.src("rev-parse", "refs/series/assembled"))
+        self.assertEqual(tip, self.src("rev-parse", "refs/queue/assembled"))
 
     def test_rev(self):
-        tip = self.src("rev-parse", "refs/series/assembled")
+        tip = self.src("rev-parse", "refs/queue/assembled")
         self.assertEqual(self.ok("rev", "series").strip(), tip)
         self.assertEqual(self.ok("rev", "base").strip(), self.src("rev-parse", "base"))
         self.assertEqual(self.ok("rev", "series@0001").strip(),
@@ -323,7 +322,7 @@ class SeriesTest(unittest.TestCase):
         self.assertIn("int brought;", self.src("show", rev + ":virt/kvm/brought.c"))
         self.write("harness/extra", {"more.patch": diff % lines.replace("end", "other")})
         self.refused("rev", "series+more", says=["more.patch does not apply"])
-        self.assertEqual(self.src("rev-parse", "refs/series/assembled"), tip)
+        self.assertEqual(self.src("rev-parse", "refs/queue/assembled"), tip)
 
     def test_checkout(self):
         src = self.root / "build/src"
@@ -334,7 +333,6 @@ class SeriesTest(unittest.TestCase):
                          {"virt/kvm/main.c", "virt/kvm/other.c", "MAINTAINERS"})
         self.assertEqual((src / "virt/kvm/new.c").read_text(), NEW_C)
         self.ok("check")
-        self.ok("init")
         self.ok("checkout", "base")
         self.assertFalse((src / "virt/kvm/new.c").exists())
         for path, text in KERNEL.items():
@@ -372,7 +370,6 @@ class SeriesTest(unittest.TestCase):
 
 [fixes]
 0001-KVM-main-Change-the-second-line.patch
-# above two
 0002-KVM-new-Add-a-file.patch  virt/kvm/new.c
 0003-KVM-new-Let-it-grow.patch
 [tests]
@@ -392,7 +389,7 @@ class SeriesTest(unittest.TestCase):
         self.round_trip()
         self.assertEqual(self.patches()[:2], ["0001-KVM-new-Add-a-file.patch",
                                               "0002-KVM-main-Change-the-second-line.patch"])
-        self.assertIn("# above two\n0001-KVM-new-Add-a-file.patch", self.read("patches/series"))
+        self.assertIn("0001-KVM-new-Add-a-file.patch", self.read("patches/series"))
 
     def test_amend_drop_and_sign(self):
         self.canonical()
@@ -419,16 +416,15 @@ class SeriesTest(unittest.TestCase):
         self.canonical()
         self.linux("reset", "-q", "--hard", "HEAD~")
         self.write("build/linux", {"include/kvm/thing.h": "int thing;\n"})
-        (self.root / "build/src/include").mkdir()
         self.linux("add", "include/kvm/thing.h")
         self.edit("virt/kvm/new.c", "int end", "int thing")
         self.edit("arch/x86/kvm/mmu.c", "int last", "int x")
         self.linux("commit", "-q", "-a", "-m", "KVM: thing\n\nAdd it.")
-        self.linux("cherry-pick", "refs/series/tree")
+        self.linux("cherry-pick", "refs/queue/tree")
         self.assertIn("KVM-thing.patch: new, in part [fixes]", self.round_trip())
         self.assertEqual(self.read("include/kvm/thing.h"), "int thing;\n")
         self.assertIn("int thing", self.read("virt/kvm/new.c"))
-        self.assertIn("[fixes]\n0001-KVM-main-Change-the-second-line.patch\n# above two\n"
+        self.assertIn("[fixes]\n0001-KVM-main-Change-the-second-line.patch\n"
                       "0002-KVM-new-Add-a-file.patch  virt/kvm/new.c\n"
                       "0003-KVM-new-Let-it-grow.patch\n"
                       "0004-KVM-thing.patch  include/kvm/thing.h\n[tests]\n0005-",
@@ -456,40 +452,6 @@ class SeriesTest(unittest.TestCase):
         before = self.files()
         self.ok("refresh")
         self.assertEqual(before, self.files())
-
-    def test_init_harness(self):
-        # A patch of the harness changes a file which base did not track.
-        self.write("harness/extra", {"sched.patch":
-                   "diff --git a/kernel/sched/core.c b/kernel/sched/core.c\n"
-                   "--- a/kernel/sched/core.c\n+++ b/kernel/sched/core.c\n"
-                   "@@ -1 +1 @@\n-int core;\n+int changed;\n"})
-        self.refused("rev", "base+sched", says=["sched.patch does not apply"])
-        self.ok("init")
-        rev = self.ok("rev", "base+sched").strip()
-        self.assertEqual(self.src("show", rev + ":kernel/sched/core.c"), "int changed;")
-        self.assertEqual(self.linux("status", "--porcelain"), "")
-
-    def test_init_more(self):
-        # A change and an addition of a file which base did not track.
-        self.edit("kernel/sched/core.c", "core", "changed")
-        self.refused("refresh", says=["kernel/sched/core.c", "series init kernel/sched/core.c"])
-        self.linux("add", "kernel/sched/core.c")
-        self.linux("commit", "-q", "-m", "sched: Change it")
-        self.refused("refresh", says=["kernel/sched/core.c", "series init kernel/sched/core.c"])
-        self.refused("init", "kernel/none.c", says=["kernel/none.c"])
-        self.ok("init", "kernel/sched/core.c")
-        self.assertEqual(self.linux("status", "--porcelain"), "")
-        self.ok("checkout", "base")
-        self.round_trip()
-        self.assertIn("-int core", self.read("patches/0005-sched-Change-it.patch"))
-        # The same as with a fresh init.
-        base = self.src("rev-parse", "base")
-        shutil.rmtree(self.root / "build/linux")
-        shutil.rmtree(self.root / "build/src/.git")
-        self.refused("check", says=["build/src", "make base"])
-        self.ok("init")
-        self.assertEqual(base, self.src("rev-parse", "base"))
-        self.ok("tree")
 
     def test_mails(self):
         self.ok("mails")
@@ -521,9 +483,138 @@ class SeriesTest(unittest.TestCase):
         self.assertEqual(len(os.listdir(self.root / "out")), 4)
         letter = self.read("out/0000-cover-letter.patch")
         self.assertIn("\nSubject: [PATCH 0/3] KVM: Why\n", letter)
-        self.assertIn("\n\nBecause.\n\nA. Sender (3):\n  KVM: main: Change", letter)
+        self.assertIn("\n\nBecause.\n\nBase: ", letter)
+        self.assertIn('("Linux 7.3.4")\n\nA. Sender (3):\n  KVM: main: Change', letter)
         self.assertIn('From: "A. Sender" <sender@example.org>\n', letter)
         self.refused("mails", "other", says=["'other'", "fixes, tests"])
+
+    def embargo(self):
+        """Patch 1 in a part of its own."""
+        self.write("patches", {"series": SERIES.replace("[fixes]\n0001-one.patch",
+                                                        "[security]\n0001-one.patch\n[fixes]")})
+        self.write("patches/cover", {"security": "KVM: A bug\n\nReport.\n",
+                                     "all": "KVM: More\n\nText.\n"})
+
+    def test_security(self):
+        self.embargo()
+        out = self.ok("mails", "security", env={"OUT": "sec"})
+        self.assertIn("security-bugs.rst", out)
+        self.assertEqual(sorted(os.listdir(self.root / "sec")), [
+            "0000-cover-letter.patch", "0001-KVM-main-Change-the-second-line.patch"])
+        letter, mail = (self.read("sec/" + x) for x in sorted(os.listdir(self.root / "sec")))
+        base = self.src("rev-parse", "base")
+        self.assertIn("\nSubject: [PATCH 0/1] KVM: A bug\n", letter)
+        self.assertIn(f"\nbase-commit: {base}\n", letter)
+        self.assertNotIn("prerequisite-patch-id", letter)
+        for text in letter, mail:
+            self.assertIn("\nTo: Some One <one@example.org>\nCc: security@kernel.org\n", text)
+        self.assertIn("may be sent before patch 1", self.ok("mails"))
+        mails = sorted(os.listdir(self.root / "out"))
+        self.assertEqual(mails[:2], ["0000-cover-letter.patch", "0001-KVM-new-Add-a-file.patch"])
+        self.assertEqual(len(mails), 4)
+        patch_id = self.src("patch-id", "--stable", stdin=mail).split()[0]
+        letter = self.read("out/0000-cover-letter.patch")
+        self.assertIn(f"\nbase-commit: {base}\nprerequisite-patch-id: {patch_id}\n", letter)
+        self.assertIn("\nSubject: [PATCH 0/3] KVM: More\n", letter)
+        self.assertIn("\nTo: Some One <one@example.org>\nCc: kvm@example.org\n", letter)
+        # git am of the first, then of the others, is the series.
+        self.ok("am", "sec", "out")
+        self.refused("am", "out", says=["another tree", "virt/kvm/main.c"])
+        self.refused("am", "sec", says=["another tree", "virt/kvm/new.c"])
+        self.refused("am", "patches", says=["git am"])
+        self.refused("am", "none", says=["no mails in none"])
+        self.assertIn("may be sent before", self.ok("mails", "tests"))
+        self.assertIn(f"\nprerequisite-patch-id: {patch_id}\nprerequisite-patch-id: ", self.read(
+            "out/0001-KVM-selftests-Add-a-test.patch"))
+        series = self.read("patches/series").replace("[security]", "[x]").replace("[tests]",
+                                                                                   "[security]")
+        self.write("patches", {"series": series})
+        self.refused("check", says=["[security] must be the first part"])
+        self.write("patches", {"series": series.replace("[security]", "[x]")})
+        self.refused("check", says=["part [x] is there twice"])
+        self.write("patches", {"series": series.replace("[security]", "# text")})
+        self.refused("check", says=["comments", "at the top"])
+
+    def test_mails_version(self):
+        self.ok("mails", "-v", "3", "--rfc", "--in-reply-to", "<first@example.org>", "fixes")
+        mail = self.read("out/v3-0001-KVM-main-Change-the-second-line.patch")
+        self.assertIn("\nSubject: [RFC PATCH v3 1/3] KVM", mail)
+        self.assertIn("\nIn-Reply-To: <first@example.org>\n", mail)
+        # The directory is its own.
+        self.ok("mails", "tests")
+        self.assertEqual(len(os.listdir(self.root / "out")), 1)
+        self.assertNotEqual(self.tool("mails", "-v", "three")[0], 0)
+
+    def test_other_base(self):
+        """The kernel is another one: merge, with what is known of the pinned one."""
+        self.canonical()
+        self.src("bundle", "create", "-q", str(self.tmp / "pinned"), "base")
+        kernel = self.tmp / "other"
+        shutil.copytree(self.tmp / "kernel", kernel)
+        self.addCleanup(shutil.rmtree, kernel)
+        main = kernel / "virt/kvm/main.c"
+        main.write_text(main.read_text().replace("line4;", "four;"))
+        for text, says in (
+                ("int line36;", None), ("int line39;", ["0001-KVM-main", "virt/kvm/main.c", "hunk 1 of 2"])):
+            main.write_text(main.read_text().replace(text, "int another;"))
+            shutil.rmtree(self.root / "build")
+            self.base(kernel)
+            self.src("fetch", "-q", str(self.tmp / "pinned"), "base:refs/queue/pinned")
+            code, out, err = self.tool("rev", "series")
+            self.assertIn("hunk 1 of 2 (line 1) does not apply: trying to merge", err)
+            if says:
+                self.assertEqual(code, 1)
+                for text in says:
+                    self.assertIn(text, err.splitlines()[-1])
+            else:
+                self.assertEqual(code, 0, err)
+                text = self.src("show", out.strip() + ":virt/kvm/main.c")
+                self.assertIn("int second;\nint line3;\nint four;\n", text)
+
+    def test_base(self):
+        self.assertIn(f"base: Linux 7.3.4, {self.src('rev-parse', '--short=12', 'base')}, not the "
+                      "pinned linux-source-", self.base("", args=["--pinned"], fails=1))
+        self.assertEqual(self.base(self.tmp / "kernel"), "")
+        # What it made itself: it is left alone, or its base is used.
+        self.ok("checkout", "series")
+        for linux in "build/src", "build/linux":
+            self.assertIn("without LINUX=", self.base(self.root / linux, fails=1))
+            self.base(self.root / linux, "build/two")
+            for rev in "rev-parse base", "rev-parse HEAD":
+                self.assertEqual(self.git(*rev.split(), where="build/two/src"),
+                                 self.src("rev-parse", "base"))
+            shutil.rmtree(self.root / "build/two")
+        # What a run that was stopped has left; all files, whatever .gitignore says.
+        kernel = self.tmp / "third"
+        shutil.copytree(self.tmp / "kernel", kernel)
+        self.addCleanup(shutil.rmtree, kernel)
+        (kernel / "some~").write_text("text")
+        self.write("build/two/base/src.new", {"half": "made"})
+        self.base(kernel, "build/two")
+        self.assertEqual(sorted(os.listdir(self.root / "build/two/base")), [".lock", "err"])
+        self.assertEqual(self.git("ls-tree", "base", "some~", "half", where="build/two/src")[-5:],
+                         "some~")
+        # The same files, the same commit.
+        (kernel / "some~").unlink()
+        shutil.rmtree(self.root / "build/two")
+        self.base(kernel, "build/two")
+        self.assertEqual(self.git("rev-parse", "base", where="build/two/src"),
+                         self.src("rev-parse", "base"))
+        # Made by an older version.
+        self.src("update-ref", "-d", "refs/queue/base")
+        self.assertIn("run 'make clean'", self.base(self.tmp / "kernel", fails=1))
+        self.refused("check", says=["older version", "run 'make clean'"])
+
+    def test_concurrent(self):
+        tip = self.ok("rev", "series")
+        env = self.env | {"QUEUE_ROOT": str(self.root), "BUILD": str(self.root / "build")}
+        runs = [subprocess.Popen([*TOOL, "rev", tree], cwd=self.root, env=env,
+                                 stdout=subprocess.PIPE, text=True)
+                for tree in ("series", "series@0001", "base", "series@0002") * 3]
+        out = [run.communicate()[0] for run in runs]
+        self.assertEqual([run.returncode for run in runs], [0] * len(runs))
+        self.assertEqual(out[::4], [tip] * 3)
+        self.assertEqual(out[:4], out[4:8])
 
     # What it refuses
 
@@ -578,8 +669,6 @@ class SeriesTest(unittest.TestCase):
         for path, diff, says in (
                 ("virt/kvm/x.c", "new file mode 100644\n--- /dev/null\n+++ b/virt/kvm/x.c\n"
                  "@@ -0,0 +1 @@\n+int x;\n", "root"),
-                ("kernel/sched/core.c", "--- a/kernel/sched/core.c\n+++ b/kernel/sched/core.c\n"
-                 "@@ -1 +1 @@\n-int core;\n+int x;\n", "harness/series init"),
                 ("virt/kvm/y.c", "--- a/virt/kvm/y.c\n+++ b/virt/kvm/y.c\n"
                  "@@ -1 +1 @@\n-int x;\n+int y;\n", "does not exist"),
                 ("virt/kvm/new.c", "--- a/virt/kvm/new.c\n+++ b/virt/kvm/new.c\n"
@@ -615,7 +704,7 @@ class SeriesTest(unittest.TestCase):
     def test_refuse_no_src(self):
         shutil.move(self.root / "build/src", self.root / "build/gone")
         shutil.rmtree(self.root / "build/linux")
-        for command in (["init"], ["check"], ["assemble"], ["tree"], ["refresh"], ["mails"],
+        for command in (["check"], ["assemble"], ["tree"], ["refresh"], ["mails"],
                         ["checkout", "base"]):
             self.refused(*command, says=["build/src is missing", "make base"])
 
@@ -634,9 +723,9 @@ class SeriesTest(unittest.TestCase):
         for command in "tree", "refresh":
             self.refused(command, says=["build/linux", "virt/kvm/main.c", "no commit"])
         self.linux("commit", "-q", "-a", "-m", "KVM: Line 7")
-        self.refused("tree", says=["harness/series refresh", "reset --keep refs/series/tree"])
+        self.refused("tree", says=["make refresh", "reset --keep refs/queue/tree"])
         shutil.move(self.root / "build/linux", self.root / "build/moved")
-        self.refused("tree", says=["harness/series refresh", "branch -D series"])
+        self.refused("tree", says=["make refresh", "branch -D series"])
         shutil.move(self.root / "build/moved", self.root / "build/linux")
         self.write("build/linux", {"virt/kvm/forgotten.c": "int f;\n"})
         self.refused("refresh", says=["virt/kvm/forgotten.c", "git add"])
@@ -656,7 +745,7 @@ class SeriesTest(unittest.TestCase):
     def test_refuse_commits(self):
         def check(*says):
             self.refused("refresh", says=says)
-            self.linux("reset", "-q", "--hard", "refs/series/tree")
+            self.linux("reset", "-q", "--hard", "refs/queue/tree")
 
         self.linux("checkout", "-q", "-b", "side", "HEAD~2")
         self.linux("commit", "-q", "--allow-empty", "-m", "side")
@@ -696,7 +785,7 @@ class SeriesTest(unittest.TestCase):
     def test_refuse_maintainers(self):
         def check(*says):
             self.refused("refresh", says=says)
-            self.linux("reset", "-q", "--hard", "refs/series/tree")
+            self.linux("reset", "-q", "--hard", "refs/queue/tree")
 
         self.edit("MAINTAINERS", "F:\tvirt/kvm/new.c", "F:\tvirt/kvm/new*")
         self.linux("commit", "-q", "-a", "-m", "Later")
@@ -716,9 +805,9 @@ class SeriesTest(unittest.TestCase):
         self.linux("commit", "-q", "-a", "-m", "KVM: Mine")
         # Whether or not the root's git knows of the change.
         self.edit("virt/kvm/new.c", "int end;", "int end;\nint theirs;", "")
-        self.refused("refresh", says=["virt/kvm/new.c", "rebase refs/series/assembled"])
+        self.refused("refresh", says=["virt/kvm/new.c", "rebase refs/queue/assembled"])
         self.git("commit", "-q", "-a", "-m", "Theirs")
-        self.refused("refresh", says=["virt/kvm/new.c", "rebase refs/series/assembled"])
+        self.refused("refresh", says=["virt/kvm/new.c", "rebase refs/queue/assembled"])
         self.write("", {"virt/kvm/new.c": self.read("build/linux/virt/kvm/new.c")})
         self.ok("refresh")
         # The way which the refusal shows.
@@ -726,7 +815,7 @@ class SeriesTest(unittest.TestCase):
         self.linux("commit", "-q", "-a", "-m", "KVM: Line 7")
         self.edit("0001-KVM-main-Change-the-second-line.patch", "wr\u00f6ng", "bad", "patches/")
         self.refused("refresh", says=["0001-KVM-main", "git -C build/linux rebase"])
-        self.linux("rebase", "-q", "refs/series/assembled")
+        self.linux("rebase", "-q", "refs/queue/assembled")
         self.round_trip()
         self.assertIn("bad", self.read("patches/0001-KVM-main-Change-the-second-line.patch"))
         # A file which the root has on its own.
@@ -741,7 +830,7 @@ class SeriesTest(unittest.TestCase):
         self.canonical()
         self.rebase("1{h;d};2{G}")
         old = {x: self.read("patches/" + x) for x in self.patches()}
-        source = self.src("rev-parse", "refs/series/source")
+        source = self.src("rev-parse", "refs/queue/source")
         start = time.monotonic()
         self.ok("refresh")
         took = time.monotonic() - start
@@ -749,9 +838,9 @@ class SeriesTest(unittest.TestCase):
         for share in (0.5, 0.7, 0.8, 0.85, 0.9, 0.95):
             shutil.rmtree(self.root / "patches")
             self.write("patches", old)
-            self.src("update-ref", "refs/series/source", source)
+            self.src("update-ref", "refs/queue/source", source)
             run = subprocess.Popen([*TOOL, "refresh"], stderr=subprocess.DEVNULL, cwd=self.root,
-                                   env=self.env | {"SERIES_ROOT": str(self.root)})
+                                   env=self.env | {"QUEUE_ROOT": str(self.root)})
             try:
                 run.wait(share * took)
             except subprocess.TimeoutExpired:
