@@ -302,10 +302,7 @@ class Build:
         """The commit of a tree."""
         if tree not in self.revs:
             self.command(os.path.join(HARNESS, "base"))
-            # It must not begin before another one has ended.
-            with open(os.path.join(self.path, ".lock.series"), "w", encoding="ascii") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self.revs[tree] = self.command(os.path.join(HARNESS, "series"), "rev", tree)
+            self.revs[tree] = self.command(os.path.join(HARNESS, "queue"), "rev", tree)
         return self.revs[tree]
 
     def kernel(self, flavour, tree):
@@ -388,16 +385,6 @@ class Build:
                          # Of their headers, the vfio tests have symbolic links.
                          "drivers/dma", "drivers/net/ethernet/intel/igb")
         self.command("git", "-C", copy, "checkout", "-q", "-f", "--detach", rev, env=env)
-        # To go when the whole base is in git: what of it is not is copied.
-        lib = "tools/testing/selftests/lib.mk"
-        if os.path.exists(f"{self.src}/{lib}") and not self.git("ls-tree", rev, lib):
-            write(copy + ".tracked", "".join(f"/{x}\n" for tree in ("base", "series") for x in self.git(
-                "ls-tree", "-r", "--name-only", self.rev(tree)).split("\n")))
-            self.command("rsync", "-aR", f"--exclude-from={copy}.tracked", "Makefile", "Kbuild", "Kconfig",
-                         "scripts", "include", "usr", f"arch/{arch}", "tools/arch", "tools/build",
-                         "tools/include", "tools/lib", "tools/scripts", "tools/testing/selftests",
-                         "drivers/dma/ioat", "drivers/dma/idxd", "drivers/net/ethernet/intel/igb",
-                         copy, cwd=self.src)
 
     def program(self, scenario, tree):
         """The scenario's program, and what it is called in the guest."""

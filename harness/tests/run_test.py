@@ -159,7 +159,7 @@ class Run(unittest.TestCase):
         self.program("harness/vm", VM)
         self.program("harness/base", "#!/bin/sh\n")
         self.program("harness/kernel", f"#!/bin/sh\necho $1 $2 >> {self.root}/kernels\n[ $2 != bad ]\n")
-        self.program("harness/series", "#!/bin/sh\ngit -C \"$BUILD/src\" rev-parse refs/heads/$2\n")
+        self.program("harness/queue", "#!/bin/sh\ngit -C \"$BUILD/src\" rev-parse refs/heads/$2\n")
         self.write("harness/scenarios.toml", SCENARIOS)
         # A kernel tree with as much as is needed to build its selftests.
         src = "build/src/"
