@@ -6,7 +6,6 @@
 set -uo pipefail
 H=$(cd "$(dirname "$0")/.." && pwd)
 tmp=$(mktemp -d)
-real_build=${BUILD:-$H/../build} real_linux=${LINUX:-}
 trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
 export BUILD=$tmp/build
 unset STAGE_FD LINUX RUN ARGS FLAVOUR TREE TEST CPUS MEM TIMEOUT TCG QEMU HERD7 ARCH HARNESS_TOP MAKELEVEL MAKEFLAGS
