@@ -315,7 +315,7 @@ class Build:
 
     def selftest(self, test, tree):
         """The program of a KVM selftest, of the series if the tree does not have it."""
-        names = {x: self.selftest_names(x) for x in ("base", "series", tree)}
+        names = {x: self.selftest_names(x) for x in (tree, "base", "series")}
         known = set().union(*names.values())
         found = [x for x in (test, f"{ARCHES[ARCH]}/{test}") if x in known]
         if not found:
