@@ -183,7 +183,10 @@ def load():
     return data
 
 
-DATA = load()
+try:
+    DATA = load()
+except (tomllib.TOMLDecodeError, TypeError) as error:
+    sys.exit(f"scenarios.toml: {error}")
 
 
 def customized(scenario):
@@ -469,6 +472,8 @@ class Boot:
                 self.watch(vm, done)
         self.seconds = time.monotonic() - self.begin
         shutil.rmtree(self.over)
+        if STOPPED.is_set():
+            raise KeyboardInterrupt
         if vm.returncode == 2:
             raise Failure((self.whys() or ["vm failed"])[0] + f" (see {self.err})")
 
@@ -543,7 +548,7 @@ class Boot:
     def kunit(self, results):
         """By kunit.py's parser, if there is anything to be parsed."""
         log, suite, cases = read(self.log), "", []
-        if "KTAP version" not in log or any(x.startswith("QEMU itself failed") for x in self.whys()):
+        if STOPPED.is_set() or "KTAP version" not in log or any(x.startswith("QEMU itself failed") for x in self.whys()):
             return
         rc, text = self.said(sys.executable, "-B", f"{self.build.src}/tools/testing/kunit/kunit.py", "parse",
                              self.log)

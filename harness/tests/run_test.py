@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""run.py with a stub of vm: what becomes of programs that pass, fail, are skipped, do
+"""run.py, and mutate, with a stub of vm: what becomes of programs that pass, fail, are skipped, do
 not end, or end the guest; expectations; what is built; what is refused."""
 
 import glob
@@ -46,11 +46,17 @@ state = os.environ["STUB"]
 with open(state + "/boots", "a") as boots:
     print(os.environ["RUN"], os.environ["CPUS"], os.environ["APPEND"], file=boots)
 if "kunit.enable" in os.environ["APPEND"]:
+    does = os.environ["TREE"].partition("+")[2].partition("-")[0] or os.environ.get("KUNIT", "ok")
     for text in ("KTAP version 1", "    # Subtest: suite", "    ok 1 one",
-                 f"    {os.environ.get('KUNIT', 'ok')} 2 two"):
+                 f"    {does.replace('_', ' ')} 2 two" if "ok" in does else ""):
         kernel(text)
-    if os.environ.get("KUNIT") == "hang":
+    if does == "complaint":
+        kernel("WARNING: x.c:1 at x+0x1/0x2, CPU#1: t/1")
+        kernel("---[ end trace 0 ]---")
+    if does == "hang":
         sys.exit(101)
+    if does == "slow":
+        time.sleep(1000)
 kernel("vm: booted")
 overlay = os.environ["OVERLAY"]
 for path in os.environ["RUN"].split():
@@ -202,11 +208,11 @@ class Run(unittest.TestCase):
         except FileNotFoundError:
             return ""
 
-    def start(self, *args, **env):
+    def start(self, *args, program="run.py", **env):
         env = {k: v for k, v in os.environ.items() if k not in (
             "BUILD", "FLAVOUR", "TREE", "TESTS", "ONLY", "NPT", "STAGE_FD", "ARGS", "CPUS", "MEM", "TCG",
-            "APPEND", "TIMEOUT", "ARCH")} | {"GRACE": "1", "STUB": self.root} | env
-        return subprocess.Popen([os.path.join(self.root, "harness/run.py"), *args], env=env, text=True,
+            "APPEND", "TIMEOUT", "ARCH", "JOBS", "MATRIX", "RESUME")} | {"GRACE": "1", "STUB": self.root} | env
+        return subprocess.Popen([os.path.join(self.root, "harness", program), *args], env=env, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def run_it(self, *args, status=0, **env):
@@ -214,6 +220,18 @@ class Run(unittest.TestCase):
         out, err = run.communicate(timeout=100)
         self.assertEqual(run.returncode, status, out + err)
         return out, err
+
+    def mutate(self, *args, status=0, **env):
+        run = self.start(*args, program="mutate", **env)
+        out, err = run.communicate(timeout=100)
+        self.assertEqual(run.returncode, status, out + err)
+        return out, err
+
+    def mutants(self, **caught_by):
+        for name, by in caught_by.items():
+            name = name.replace("__", "-")
+            self.write(f"harness/mutants/{name}.patch", f"It breaks.\n\nCaught-by: {by}\n\ndiff --git a/x b/x\n")
+            self.git("branch", "-f", f"series+{name}", "series")
 
     def row(self, text, name):
         return next(x for x in text.splitlines() if x.startswith(f"x86/{name} ")).split()
@@ -342,6 +360,66 @@ class Run(unittest.TestCase):
             self.assertIn(words, err)
             self.assertEqual(len([x for x in err.splitlines() if not x.startswith("[")]), 1, err)
         self.assertFalse(os.path.exists(os.path.join(self.root, "results")))
+
+    def test_mutate(self):
+        self.mutants(not_ok="kunit suite.two", ok__1="kunit suite.two", complaint="kunit suite.two (complaint)",
+                     hang="kunit suite.two (hang)", fail="selftest t__pass", base="base warns")
+        self.git("branch", "-f", "series+gone", "series")
+        self.write("harness/mutants/gone.patch", "Caught-by: kunit suite.two\n\ndiff --git a/x b/x\n")
+        self.git("branch", "-D", "series+gone")
+        self.program("harness/litmus", "#!/bin/sh\n")
+        out, _ = self.mutate(status=1)
+        text = self.read("results/mutants.txt")
+        for line in ("caught not_ok by kunit suite.two #", "NOT CAUGHT ok-1 by kunit suite.two #",
+                     "caught complaint by kunit suite.two (WARNING) #", "caught hang by kunit suite.two (hangs) #",
+                     "NOT CAUGHT fail by selftest t__pass #", "NOT CAUGHT base by base warns #", "error gone: "):
+            self.assertIn("\n" + line, text)
+        self.assertRegex(text, r"^# .* make mutants,(.*\n)+3 caught, 3 not caught, 1 errors, in 0 min")
+        self.assertEqual(out.splitlines()[-1], text.splitlines()[-1])
+        out, _ = self.mutate("not_ok", "hang", "complaint", JOBS="2")
+        self.assertIn("3 caught, 0 not caught", out)
+        self.assertEqual(text, self.read("results/mutants.txt"))
+
+    def test_mutate_matrix(self):
+        self.mutants(not_ok="kunit suite.two")
+        self.write("harness/mutants/not-needed", "# SUITE.CASE REASON\n")
+        self.mutate(MATRIX="1", status=1)
+        self.assertRegex(self.read("results/mutants-matrix.txt"),
+                         r"\n   0  suite.one: no reason given\n   1  suite.two\n$")
+        self.write("harness/mutants/not-needed", "suite.one  It cannot fail.\n")
+        self.mutate(MATRIX="1")
+        self.assertIn("0  suite.one: It cannot fail.", self.read("results/mutants-matrix.txt"))
+
+    def test_mutate_resume(self):
+        self.mutants(not_ok="kunit suite.two", slow="kunit suite.two")
+        run = self.start(program="mutate")
+        for _ in range(300):
+            if "caught not_ok" in self.read("results/mutants.txt.partial"):
+                break
+            time.sleep(0.1)
+        time.sleep(1)
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=20)
+        self.assertEqual(run.returncode, 130, err)
+        self.mutants(slow="kunit suite.one")
+        self.program("harness/vm", VM.replace("sleep(1000)", "sleep(0)"))
+        out, err = self.mutate(RESUME="1", status=1)
+        self.assertRegex(out, "^NOT CAUGHT slow by .*\n1 caught, 1 not caught")
+        self.assertIn("1 mutants were tried before", err)
+        self.assertIn("caught not_ok", self.read("results/mutants.txt"))
+        _, err = self.mutate(RESUME="1", status=2)
+        self.assertIn("no run of the same mutants", err)
+
+    def test_mutate_controls(self):
+        self.mutants(not_ok="kunit suite.two")
+        out, err = self.mutate(status=2, KUNIT="not ok")
+        self.assertIn("without a mutant, suite.two does not pass either", err)
+        self.assertEqual(out, "")
+        for by, words in (("kunit", "there is no 'Caught-by: TEST'"), ("base what", "no scenario 'what'"),
+                          ("litmus what, no barrier", "no variant 'what, no barrier'")):
+            self.mutants(bad=by)
+            _, err = self.mutate("bad", status=2)
+            self.assertIn(words, err)
 
     def test_help(self):
         out, _ = self.run_it("--help")
