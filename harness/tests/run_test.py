@@ -293,8 +293,8 @@ class Run(unittest.TestCase):
         self.assertEqual(self.read("build/runs/shared-std-series.out").count("vm: run"), 3)
 
     def test_not_as_expected(self):
-        for tree, words in (("base", ["expected status 1, got 0", "a complaint like '^BUG'", "the output 'two'",
-                                      "a result like '^late'"]), ("series", ["1 of 1 tests fail", "one == two"])):
+        for tree, words in (("base", ["expected status 1, got 0", "a complaint like '^BUG'", "as output: 'two'",
+                                      "as result: '^late'"]), ("series", ["1 of 1 tests fail", "one == two"])):
             out, _ = self.run_it("wrong", "--tree=" + tree, status=1)
             self.assertRegex(out, f"^not ok 1 - rt, {tree}: one that does not do as expected: ")
             for x in words:
