@@ -76,6 +76,14 @@ def stage(text):
     os.write(STAGE, f"[{now // 60:2}:{now % 60:02}] {text}\n".encode())
 
 
+def number(name, otherwise=0):
+    """An environment variable."""
+    value = os.environ.get(name) or str(otherwise)
+    if not value.isdigit():
+        raise Failure(f"{name}={value}: a number")
+    return int(value)
+
+
 def near(name, names):
     """For a refusal."""
     last = {x.split("/")[-1]: x for x in names}
@@ -192,11 +200,7 @@ except (tomllib.TOMLDecodeError, TypeError) as error:
 def customized(scenario):
     """As the environment wants it."""
     given = {k.lower(): os.environ[k] for k in ("ARGS", "MEM", "TCG") if os.environ.get(k)}
-    for name, to in (("CPUS", "cpus"), ("TIMEOUT", "limit")):
-        if value := os.environ.get(name):
-            if not value.isdigit():
-                raise Failure(f"{name}={value}: a number")
-            given[to] = int(value)
+    given |= {to: number(name) for name, to in (("CPUS", "cpus"), ("TIMEOUT", "limit")) if os.environ.get(name)}
     if scenario.kunit and os.environ.get("SUITE"):
         given["kunit"] = os.environ["SUITE"]
     given["append"] = f"{scenario.append} {os.environ.get('APPEND', '')}".strip()
@@ -483,7 +487,7 @@ class Boot:
             limit = self.running.limit + GRACE if self.running else BOOT + self.first.limit
             self.hung = alive and time.monotonic() - since > limit
             if not alive or self.hung:
-                self.ended = not STOPPED.is_set()
+                self.ended = True
                 return
             time.sleep(0.5)
 
