@@ -145,6 +145,13 @@ why = "registers of the host"
 output = "rip 0xffffffff"
 [list]
 demo = ["warns", "fails"]
+kcsan = ["kunit", "warns", "skip"]
+[after.fixes]
+scenarios = ["warns"]
+as_base = true
+[after.fence]
+scenarios = ["fails", "wrong"]
+args = { wrong = "-V reap" }
 [kselftest]
 some = "x86/t_pass_*"
 [kselftest.tests]
@@ -328,6 +335,46 @@ class Run(unittest.TestCase):
     def test_table(self):
         out, _ = self.run_it("warns", "fails", "--tree=base,series")
         self.assertRegex(out, r"\n +\| base +\| series\n-+\none that warns on the +\| 1 WARNING +\| clean\n  base +\|")
+
+    def test_demo(self):
+        self.git("branch", "base+rtlocks", "base")
+        self.write("results/bench.txt", "# 2026-01-01: make bench\n\nReaping a VM: KVM's start() + end(), sum\n"
+                   "    64 MiB, 4 KiB pages, 1 vCPU  |  5  6  7 |  300  20  15 | 3, 0.0 %\n")
+        out, err = self.run_it("demo")
+        self.assertIn("run 6 of 6: one that fails on the base, series", err)
+        self.assertRegex(out, r"\none that warns on the +\| 1 WARNING +\| clean +\| clean\n")
+        self.assertRegex(out, r"\none that fails on the +\| 1 of 1 tests fail +\| clean +\| clean\n")
+        self.assertRegex(out, r"\nstart\(\) and end\(\), VM +\| 300 instructions +\| the same +\| 20\n")
+        self.assertIn("bench.txt, 2026-01-01,", out)
+        self.assertRegex(out, r"\none that fails on the base, base: \S*\.log\n  not ok 1 a.case\n")
+
+    def test_kcsan(self):
+        self.git("branch", "series+kcsan", "series")
+        out, _ = self.run_it("kcsan", status=1)
+        text = self.read("results/kcsan.txt")
+        self.assertRegex(text, r"(?s)^# .*make kcsan.*\nok - KUnit: Ran 2 tests\n"
+                         r"ok - one that warns on the base: clean\nnot ok - one that is skipped: skipped\n$")
+        self.assertRegex(self.read("build/kcsan/overlay/known-races"), r"^\w+\n")
+        self.assertRegex(self.read("build/kcsan/known-complaints"), r"\n\*\tBUG: KCSAN: data-race in .*\tknown-races\n$")
+        # A run that is stopped does not replace the result.
+        self.program("harness/vm", VM.replace('what = os.path', 'time.sleep(5); what = os.path'))
+        run = self.start("kcsan")
+        time.sleep(4)
+        run.terminate()
+        _, err = run.communicate(timeout=20)
+        self.assertEqual(run.returncode, 130, err)
+        self.assertEqual(self.read("results/kcsan.txt"), text)
+
+    def test_after_parts(self):
+        self.write("patches/series", "[fixes]\n0001-a.patch\n0002-b.patch\n[fence]\n0003-c.patch\n")
+        for tree in ("series@0002", "series@0003"):
+            self.git("branch", tree.replace("@", "-at-"), "series")
+        self.program("harness/series", "#!/bin/sh\ngit -C \"$BUILD/src\" rev-parse "
+                     "refs/heads/$(echo $2 | sed s/@/-at-/)\n")
+        out, _ = self.run_it("after-parts", status=1)
+        self.assertRegex(out, r"^ok 1 - after fixes: one that warns on the base: clean #")
+        self.assertRegex(out, r"\nok 2 - after fence: one that fails .*\nnot ok 3 - after fence: one that does not")
+        self.assertEqual(self.read("kernels"), "rt base\nrt series@0002\nrt series@0003\n")
 
     def test_selftests(self):
         """Those of the series, if the tree does not have it; what did not change is kept."""
