@@ -76,6 +76,14 @@ def stage(text):
     os.write(STAGE, f"[{now // 60:2}:{now % 60:02}] {text}\n".encode())
 
 
+def number(name, otherwise=0):
+    """An environment variable."""
+    value = os.environ.get(name) or str(otherwise)
+    if not value.isdigit():
+        raise Failure(f"{name}={value}: a number")
+    return int(value)
+
+
 def near(name, names):
     """For a refusal."""
     last = {x.split("/")[-1]: x for x in names}
@@ -183,17 +191,16 @@ def load():
     return data
 
 
-DATA = load()
+try:
+    DATA = load()
+except (tomllib.TOMLDecodeError, TypeError) as error:
+    sys.exit(f"scenarios.toml: {error}")
 
 
 def customized(scenario):
     """As the environment wants it."""
     given = {k.lower(): os.environ[k] for k in ("ARGS", "MEM", "TCG") if os.environ.get(k)}
-    for name, to in (("CPUS", "cpus"), ("TIMEOUT", "limit")):
-        if value := os.environ.get(name):
-            if not value.isdigit():
-                raise Failure(f"{name}={value}: a number")
-            given[to] = int(value)
+    given |= {to: number(name) for name, to in (("CPUS", "cpus"), ("TIMEOUT", "limit")) if os.environ.get(name)}
     if scenario.kunit and os.environ.get("SUITE"):
         given["kunit"] = os.environ["SUITE"]
     given["append"] = f"{scenario.append} {os.environ.get('APPEND', '')}".strip()
@@ -249,22 +256,20 @@ def judge(rc, said):
 
 def problems(scenario, flavour, tree, result):
     """What differs from the expectation."""
-    text = [f"{kind}\t{text}" for _, kind, text in result.complaints]
     want = scenario.base if re.split("[+@]", tree)[0] == "base" else None
     if want is None:
-        bad = [] if result.words() == "clean" else [result.words()]
-        allowed = scenario.skips if isinstance(scenario.skips, bool) else \
-            scenario.skips.get(flavour, [])
-        return bad + [f"must not be skipped: {name}{rest}" for _, name, rest in result.cases
-                      if "# SKIP" in rest and allowed is not True and name not in (allowed or [])]
-    bad = [] if want.get("status") in (None, result.status) else \
-        [f"expected status {want['status']}, got {result.status}"]
-    bad += [f"expected a complaint like '{x}'" for x in want.get("complaints", [])
-            if not any(re.search(x, line) for line in text)]
-    if not re.search(want.get("output", ""), "\n".join(result.said)):
-        bad.append(f"expected the output '{want['output']}'")
-    if not re.search(want.get("result", ""), result.verdict()):
-        bad.append(f"expected a result like '{want['result']}'")
+        allowed = scenario.skips if isinstance(scenario.skips, bool) else scenario.skips.get(flavour, [])
+        return [x for x in [result.words()] if x != "clean"] + [
+            f"must not be skipped: {name}{rest}" for _, name, rest in result.cases
+            if "# SKIP" in rest and allowed is not True and name not in (allowed or [])]
+    complaints = [f"{kind}\t{text}" for _, kind, text in result.complaints]
+    bad = [f"expected a complaint like '{x}'" for x in want.get("complaints", [])
+           if not any(re.search(x, line) for line in complaints)]
+    if want.get("status") not in (None, result.status):
+        bad.append(f"expected status {want['status']}, got {result.status}")
+    for what, text in (("output", "\n".join(result.said)), ("result", result.verdict())):
+        if not re.search(want.get(what, ""), text):
+            bad.append(f"expected as {what}: '{want[what]}'")
     return bad
 
 
@@ -337,19 +342,17 @@ class Build:
 
         def built(*args):
             if self.run(log, *make, *args, env=env):
-                with open(log, encoding="utf-8", errors="replace") as file:
-                    lines = file.read().splitlines()
+                lines = read(log).splitlines()
                 errors = [x for x in lines if re.search(
                     r"error:|undefined reference|\*\*\*|No rule|No space left", x)]
-                sys.stderr.write("\n".join((errors or lines)[:10]) + "\n")
-                raise Failure(f"building selftests of {tree} failed (see {log})")
+                raise Failure("\n".join([*(errors[:10] or lines[-10:]),
+                                         f"building selftests of {tree} failed (see {log})"]))
 
         os.makedirs(out, exist_ok=True)
         with open(os.path.join(out, ".lock"), "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            key = self.git("rev-parse", rev + "^{tree}") + "\n" + version("gcc")
-            with open(os.path.join(self.src, ".base"), encoding="utf-8") as file:
-                key += "\n" + file.read()
+            key = "\n".join([self.git("rev-parse", rev + "^{tree}"), read(self.src + "/.base"),
+                             self.command("gcc", "--version")])
             stamp = os.path.join(out, "stamp")
             if not os.path.isdir(done) or not os.path.exists(stamp) or read(stamp) != key:
                 stage(f"copying the selftests of {tree}")
@@ -420,11 +423,6 @@ def write(path, text):
         file.write(text)
 
 
-def version(*args):
-    done = subprocess.run([*args, "--version"], stdout=subprocess.PIPE, text=True, check=False)
-    return done.stdout.split("\n")[0]
-
-
 class Boot:
     """One boot with as many of the scenarios as it survives."""
 
@@ -456,6 +454,8 @@ class Boot:
                 self.watch(vm, done)
         self.seconds = time.monotonic() - self.begin
         shutil.rmtree(self.over)
+        if STOPPED.is_set():
+            raise KeyboardInterrupt
         if vm.returncode == 2:
             raise Failure((self.whys() or ["vm failed"])[0] + f" (see {self.err})")
 
@@ -474,7 +474,7 @@ class Boot:
             limit = self.running.limit + GRACE if self.running else BOOT + self.first.limit
             self.hung = alive and time.monotonic() - since > limit
             if not alive or self.hung:
-                self.ended = not STOPPED.is_set()
+                self.ended = True
                 return
             time.sleep(0.5)
 
@@ -530,7 +530,8 @@ class Boot:
     def kunit(self, results):
         """By kunit.py's parser, if there is anything to be parsed."""
         log, suite, cases = read(self.log), "", []
-        if "KTAP version" not in log or any(x.startswith("QEMU itself failed") for x in self.whys()):
+        if STOPPED.is_set() or any(x.startswith("QEMU itself failed") for x in self.whys()) or \
+                "KTAP version" not in log and not self.ends:
             return
         rc, text = self.said(sys.executable, "-B", f"{self.build.src}/tools/testing/kunit/kunit.py", "parse",
                              self.log)
@@ -565,7 +566,7 @@ def run_all(build, flavour, tree, scenarios, folder, results, shared=False, name
     for number, left in enumerate(groups.values(), 1):
         one = left[0].key if len(left) == 1 else f"{name or 'shared'}{number if len(groups) > 1 else ''}"
         n = fruitless = 0
-        retried, failures, notes = set(), collections.Counter(), collections.defaultdict(list)
+        aborted, failures, notes = set(), collections.Counter(), collections.defaultdict(list)
         while left:
             n += 1
             path = os.path.join(folder, f"{one}-{flavour}-{tree}" + (f"-{n}" if n > 1 else ""))
@@ -573,27 +574,25 @@ def run_all(build, flavour, tree, scenarios, folder, results, shared=False, name
             for old in (boot.log, boot.out, boot.err):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(old)
-            found, rest = {}, []
+            again = False
             try:
                 boot.run(progress or (lambda *_: None))
             finally:
                 found, rest = boot.results(judge_status)
-                aborted = None
                 for s, r in list(found.items()):
                     failures[s] += r.outcome == "fail"
-                    again = [x["why"] for x in DATA["retry"] if r.outcome == "fail" and
-                             any(re.search(x["output"], line) for line in r.said)]
-                    if s == boot.running and s not in retried and not r.complaints and \
-                            r.reason.startswith("QEMU itself failed"):
-                        retried.add(s)
-                        aborted, again = s, [r.reason]
-                    elif r.outcome != "fail" or r.complaints or \
-                            failures[s] >= max(s.tries, 2 if again else 1):
-                        r.tries = failures[s] + (r.outcome != "fail")
-                        r.notes = notes[s]
+                    whys = [x["why"] for x in DATA["retry"] if re.search(x["output"], "\n".join(r.said))]
+                    if r.outcome == "fail" and not r.complaints and failures[s] < max(s.tries, 1 + bool(whys)):
+                        why = (whys or [r.reason])[0]
+                    elif r.reason.startswith("QEMU itself failed") and not r.complaints and s not in aborted:
+                        aborted.add(s)
+                        why = r.reason
+                    else:
+                        r.tries, r.notes = failures[s] + (r.outcome != "fail"), notes[s]
                         continue
-                    notes[s].append(f"{(again or [r.reason])[0]}: another try")
+                    notes[s].append(f"{why}: another try")
                     stage(f"{s.name}, {tree}: {notes[s][-1]}")
+                    again = True
                     del found[s]
                 results.update({(tree, s.name): r for s, r in found.items()})
                 if rest:
@@ -601,12 +600,13 @@ def run_all(build, flavour, tree, scenarios, folder, results, shared=False, name
             for s, r in found.items():
                 if ended:
                     ended(s, r)
-            fruitless = 0 if found or notes and not aborted and boot.ends or aborted else fruitless + 1
             left = [s for s in left if s not in found]
-            if fruitless == 1:
-                stage(f"{tree}: {(boot.whys() or ['no result'])[0]}: another try")
-            elif fruitless == 2:
+            fruitless = 0 if found or again else fruitless + 1
+            if fruitless == 2:
                 raise Failure(f"{tree} does not boot, see {boot.err}")
+            if fruitless:
+                notes[left[0]].append(f"{(boot.whys() or ['the boot had no result'])[0]}: another try")
+                stage(f"{tree}: {notes[left[0]][-1]}")
 
 
 # Reports
@@ -940,28 +940,24 @@ def scenarios_of(names, flavours, trees, tests="", verbose=False):
 
 
 def main(args):
-    options, names = {"flavour": os.environ.get("FLAVOUR") or "rt", "tree": os.environ.get("TREE") or "series",
-                      "tests": os.environ.get("TESTS") or ""}, []
-    verbose = False
+    option = {x: os.environ.get(x.upper()) or y for x, y in (("flavour", "rt"), ("tree", "series"), ("tests", ""))}
+    names, verbose = [], False
     while args:
         arg = args.pop(0)
         if arg in ("-h", "--help"):
             print(__doc__, end="")
             return 0
         if arg == "--list":
-            print(*grid([(s.name, s.title) for s in DATA["scenario"].values()] +
-                        [(k, "") for k in LISTS]), sep="\n")
+            print(*grid([(s.name, s.title) for s in DATA["scenario"].values()] + [(x, "") for x in LISTS]), sep="\n")
             return 0
         if arg == "--selftest":
-            test = args.pop(0) if args else ""
-            if not test or args:
-                raise Failure("TEST= is empty: which selftest?" if not args else f"unknown argument '{args[0]}'")
-            program = Build().selftest(test, options["tests"] or options["tree"])
+            if len(args) != 1 or not args[0]:
+                raise Failure("TEST= is empty: which selftest?" if len(args) < 2 else f"unknown argument '{args[1]}'")
+            program = Build().selftest(args[0], option["tests"] or option["tree"])
             vm = os.path.join(HARNESS, "vm")
-            os.execve(vm, [vm], os.environ | {"RUN": program, "TREE": options["tree"],
-                                              "FLAVOUR": options["flavour"]})
+            os.execve(vm, [vm], os.environ | {"RUN": program, "TREE": option["tree"], "FLAVOUR": option["flavour"]})
         if m := re.match(r"--(flavour|tree|tests)=(.+)", arg):
-            options[m[1]] = m[2]
+            option[m[1]] = m[2]
         elif arg == "-v":
             verbose = True
         elif arg.startswith("-"):
@@ -977,8 +973,7 @@ def main(args):
     for name in names:
         if name not in DATA["scenario"]:
             raise Failure(f"no scenario '{name}'{near(name, list(DATA['scenario']))}")
-    return scenarios_of(names, options["flavour"].split(","), options["tree"].split(","),
-                        options["tests"], verbose)
+    return scenarios_of(names, option["flavour"].split(","), option["tree"].split(","), option["tests"], verbose)
 
 
 if __name__ == "__main__":

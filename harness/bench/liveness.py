@@ -38,14 +38,13 @@ from run import Failure, Scenario, stage
 GIVEN = {x: os.environ[x] for x in ("FLAVOUR", "TREE", "RUNS", "MS", "ONLY") if os.environ.get(x)}
 FLAVOURS = GIVEN.get("FLAVOUR", "rt std").split()
 TREES = ("base", GIVEN.get("TREE", "series"))
-CPUS = os.environ.get("CPUS") or "2"
-RUNS, MS = int(GIVEN.get("RUNS", 5)), int(GIVEN.get("MS", 1500))
 THREADS, NONE = (1, 2, 4, 8), "slot/4K/0"
 KIB = {"near": 4, "4K": 4, "64M": 64 << 10, "1G": 1 << 20}
 ROWS = [NONE] + [f"{where}/{size}/{n}"
                  for size in KIB for where in ("slot", "outside") for n in THREADS]
 RATES = {"refresh": "refreshes", "update": "updates"}
 WORSE, COUNTS, WAITED = 0.9, 1.5, 1
+CPUS, RUNS, MS = 2, 5, 1500
 FOLDER = os.path.join(run.BUILD, "liveness")
 NAMES = ("range", "refresh", "refresh_us", "lookups", "sleeps", "waited", "refresh_most",
          "update", "update_us", "update_most", "invalidation", "invalidation_us")
@@ -54,7 +53,7 @@ NAMES = ("range", "refresh", "refresh_us", "lookups", "sleeps", "waited", "refre
 def boot(build, flavour, tree, side, n, rows):
     """{row: {name: figure}} of one boot."""
     scenario = Scenario("liveness", source="harness/bench/liveness.c", args=" ".join([str(MS), *rows]),
-                        cpus=int(CPUS), append=os.environ.get("APPEND", ""), limit=300 + 10 * len(rows) * MS // 1000)
+                        cpus=CPUS, append=os.environ.get("APPEND", ""), limit=300 + 10 * len(rows) * MS // 1000)
     results, tree = {}, tree + "+liveness"
     run.run_all(build, flavour, tree, [scenario], os.path.join(FOLDER, f"{side}-{n}"), results)
     result = results[tree, "liveness"]
@@ -157,7 +156,9 @@ def make_report(results, rows, head, whole):
 
 
 def main():
+    global CPUS, RUNS, MS
     run.no_arguments(__doc__)
+    CPUS, RUNS, MS = (run.number(*x) for x in (("CPUS", CPUS), ("RUNS", RUNS), ("MS", MS)))
     results, begin, build, whole, bad = {}, time.time(), run.Build(), False, []
     rows = [x for x in ROWS if any(fnmatch.fnmatchcase(x, p)
                                    for p in GIVEN.get("ONLY", "*").split())]

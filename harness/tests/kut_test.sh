@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# kvm-unit-tests with a tree that only pretends: tests that pass, fail, are
-# skipped, are broken or never end; what it refuses; and what they come to on both
+# kvm-unit-tests with a stub tree: tests that pass, fail, are
+# skipped, are broken or do not end; what it refuses; and what they come to on both
 # trees of FLAVOUR (rt): two boots.
 
 set -uo pipefail

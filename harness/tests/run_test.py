@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""run.py with a stub of vm: what becomes of programs that pass, fail, are skipped, do
+"""run.py, and mutate, with a stub of vm: what becomes of programs that pass, fail, are skipped, do
 not end, or end the guest; expectations; what is built; what is refused."""
 
 import glob
@@ -46,11 +46,17 @@ state = os.environ["STUB"]
 with open(state + "/boots", "a") as boots:
     print(os.environ["RUN"], os.environ["CPUS"], os.environ["APPEND"], file=boots)
 if "kunit.enable" in os.environ["APPEND"]:
+    does = os.environ["TREE"].partition("+")[2].partition("-")[0] or os.environ.get("KUNIT", "ok")
     for text in ("KTAP version 1", "    # Subtest: suite", "    ok 1 one",
-                 f"    {os.environ.get('KUNIT', 'ok')} 2 two"):
+                 f"    {does.replace('_', ' ')} 2 two" if "ok" in does else ""):
         kernel(text)
-    if os.environ.get("KUNIT") == "hang":
+    if does == "complaint":
+        kernel("WARNING: x.c:1 at x+0x1/0x2, CPU#1: t/1")
+        kernel("---[ end trace 0 ]---")
+    if does == "hang":
         sys.exit(101)
+    if does == "slow":
+        time.sleep(1000)
 kernel("vm: booted")
 overlay = os.environ["OVERLAY"]
 for path in os.environ["RUN"].split():
@@ -139,6 +145,13 @@ why = "registers of the host"
 output = "rip 0xffffffff"
 [list]
 demo = ["warns", "fails"]
+kcsan = ["kunit", "warns", "skip"]
+[after.fixes]
+scenarios = ["warns"]
+as_base = true
+[after.fence]
+scenarios = ["fails", "wrong"]
+args = { wrong = "-V reap" }
 [kselftest]
 some = "x86/t_pass_*"
 [kselftest.tests]
@@ -202,11 +215,11 @@ class Run(unittest.TestCase):
         except FileNotFoundError:
             return ""
 
-    def start(self, *args, **env):
+    def start(self, *args, program="run.py", **env):
         env = {k: v for k, v in os.environ.items() if k not in (
             "BUILD", "FLAVOUR", "TREE", "TESTS", "ONLY", "NPT", "STAGE_FD", "ARGS", "CPUS", "MEM", "TCG",
-            "APPEND", "TIMEOUT", "ARCH")} | {"GRACE": "1", "STUB": self.root} | env
-        return subprocess.Popen([os.path.join(self.root, "harness/run.py"), *args], env=env, text=True,
+            "APPEND", "TIMEOUT", "ARCH", "JOBS", "MATRIX", "RESUME")} | {"GRACE": "1", "STUB": self.root} | env
+        return subprocess.Popen([os.path.join(self.root, "harness", program), *args], env=env, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def run_it(self, *args, status=0, **env):
@@ -214,6 +227,18 @@ class Run(unittest.TestCase):
         out, err = run.communicate(timeout=100)
         self.assertEqual(run.returncode, status, out + err)
         return out, err
+
+    def mutate(self, *args, status=0, **env):
+        run = self.start(*args, program="mutate", **env)
+        out, err = run.communicate(timeout=100)
+        self.assertEqual(run.returncode, status, out + err)
+        return out, err
+
+    def mutants(self, **caught_by):
+        for name, by in caught_by.items():
+            name = name.replace("__", "-")
+            self.write(f"harness/mutants/{name}.patch", f"It breaks.\n\nCaught-by: {by}\n\ndiff --git a/x b/x\n")
+            self.git("branch", "-f", f"series+{name}", "series")
 
     def row(self, text, name):
         return next(x for x in text.splitlines() if x.startswith(f"x86/{name} ")).split()
@@ -275,8 +300,8 @@ class Run(unittest.TestCase):
         self.assertEqual(self.read("build/runs/shared-std-series.out").count("vm: run"), 3)
 
     def test_not_as_expected(self):
-        for tree, words in (("base", ["expected status 1, got 0", "a complaint like '^BUG'", "the output 'two'",
-                                      "a result like '^late'"]), ("series", ["1 of 1 tests fail", "one == two"])):
+        for tree, words in (("base", ["expected status 1, got 0", "a complaint like '^BUG'", "as output: 'two'",
+                                      "as result: '^late'"]), ("series", ["1 of 1 tests fail", "one == two"])):
             out, _ = self.run_it("wrong", "--tree=" + tree, status=1)
             self.assertRegex(out, f"^not ok 1 - rt, {tree}: one that does not do as expected: ")
             for x in words:
@@ -311,6 +336,46 @@ class Run(unittest.TestCase):
         out, _ = self.run_it("warns", "fails", "--tree=base,series")
         self.assertRegex(out, r"\n +\| base +\| series\n-+\none that warns on the +\| 1 WARNING +\| clean\n  base +\|")
 
+    def test_demo(self):
+        self.git("branch", "base+rtlocks", "base")
+        self.write("results/bench.txt", "# 2026-01-01: make bench\n\nReaping a VM: KVM's start() + end(), sum\n"
+                   "    64 MiB, 4 KiB pages, 1 vCPU  |  5  6  7 |  300  20  15 | 3, 0.0 %\n")
+        out, err = self.run_it("demo")
+        self.assertIn("run 6 of 6: one that fails on the base, series", err)
+        self.assertRegex(out, r"\none that warns on the +\| 1 WARNING +\| clean +\| clean\n")
+        self.assertRegex(out, r"\none that fails on the +\| 1 of 1 tests fail +\| clean +\| clean\n")
+        self.assertRegex(out, r"\nstart\(\) and end\(\), VM +\| 300 instructions +\| the same +\| 20\n")
+        self.assertIn("bench.txt, 2026-01-01,", out)
+        self.assertRegex(out, r"\none that fails on the base, base: \S*\.log\n  not ok 1 a.case\n")
+
+    def test_kcsan(self):
+        self.git("branch", "series+kcsan", "series")
+        out, _ = self.run_it("kcsan", status=1)
+        text = self.read("results/kcsan.txt")
+        self.assertRegex(text, r"(?s)^# .*make kcsan.*\nok - KUnit: Ran 2 tests\n"
+                         r"ok - one that warns on the base: clean\nnot ok - one that is skipped: skipped\n$")
+        self.assertRegex(self.read("build/kcsan/overlay/known-races"), r"^\w+\n")
+        self.assertRegex(self.read("build/kcsan/known-complaints"), r"\n\*\tBUG: KCSAN: data-race in .*\tknown-races\n$")
+        # A run that is stopped does not replace the result.
+        self.program("harness/vm", VM.replace('what = os.path', 'time.sleep(5); what = os.path'))
+        run = self.start("kcsan")
+        time.sleep(4)
+        run.terminate()
+        _, err = run.communicate(timeout=20)
+        self.assertEqual(run.returncode, 130, err)
+        self.assertEqual(self.read("results/kcsan.txt"), text)
+
+    def test_after_parts(self):
+        self.write("patches/series", "[fixes]\n0001-a.patch\n0002-b.patch\n[fence]\n0003-c.patch\n")
+        for tree in ("series@0002", "series@0003"):
+            self.git("branch", tree.replace("@", "-at-"), "series")
+        self.program("harness/series", "#!/bin/sh\ngit -C \"$BUILD/src\" rev-parse "
+                     "refs/heads/$(echo $2 | sed s/@/-at-/)\n")
+        out, _ = self.run_it("after-parts", status=1)
+        self.assertRegex(out, r"^ok 1 - after fixes: one that warns on the base: clean #")
+        self.assertRegex(out, r"\nok 2 - after fence: one that fails .*\nnot ok 3 - after fence: one that does not")
+        self.assertEqual(self.read("kernels"), "rt base\nrt series@0002\nrt series@0003\n")
+
     def test_selftests(self):
         """Those of the series, if the tree does not have it; what did not change is kept."""
         self.run_it("retry", "--tree=base")
@@ -342,6 +407,66 @@ class Run(unittest.TestCase):
             self.assertIn(words, err)
             self.assertEqual(len([x for x in err.splitlines() if not x.startswith("[")]), 1, err)
         self.assertFalse(os.path.exists(os.path.join(self.root, "results")))
+
+    def test_mutate(self):
+        self.mutants(not_ok="kunit suite.two", ok__1="kunit suite.two", complaint="kunit suite.two (complaint)",
+                     hang="kunit suite.two (hang)", fail="selftest t__pass", base="base warns")
+        self.git("branch", "-f", "series+gone", "series")
+        self.write("harness/mutants/gone.patch", "Caught-by: kunit suite.two\n\ndiff --git a/x b/x\n")
+        self.git("branch", "-D", "series+gone")
+        self.program("harness/litmus", "#!/bin/sh\n")
+        out, _ = self.mutate(status=1)
+        text = self.read("results/mutants.txt")
+        for line in ("caught not_ok by kunit suite.two #", "NOT CAUGHT ok-1 by kunit suite.two #",
+                     "caught complaint by kunit suite.two (WARNING) #", "caught hang by kunit suite.two (hangs) #",
+                     "NOT CAUGHT fail by selftest t__pass #", "NOT CAUGHT base by base warns #", "error gone: "):
+            self.assertIn("\n" + line, text)
+        self.assertRegex(text, r"^# .* make mutants,(.*\n)+3 caught, 3 not caught, 1 errors, in 0 min")
+        self.assertEqual(out.splitlines()[-1], text.splitlines()[-1])
+        out, _ = self.mutate("not_ok", "hang", "complaint", JOBS="2")
+        self.assertIn("3 caught, 0 not caught", out)
+        self.assertEqual(text, self.read("results/mutants.txt"))
+
+    def test_mutate_matrix(self):
+        self.mutants(not_ok="kunit suite.two")
+        self.write("harness/mutants/not-needed", "# SUITE.CASE REASON\n")
+        self.mutate(MATRIX="1", status=1)
+        self.assertRegex(self.read("results/mutants-matrix.txt"),
+                         r"\n   0  suite.one: no reason given\n   1  suite.two\n$")
+        self.write("harness/mutants/not-needed", "suite.one  It cannot fail.\n")
+        self.mutate(MATRIX="1")
+        self.assertIn("0  suite.one: It cannot fail.", self.read("results/mutants-matrix.txt"))
+
+    def test_mutate_resume(self):
+        self.mutants(not_ok="kunit suite.two", slow="kunit suite.two")
+        run = self.start(program="mutate")
+        for _ in range(300):
+            if "caught not_ok" in self.read("results/mutants.txt.partial"):
+                break
+            time.sleep(0.1)
+        time.sleep(1)
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate(timeout=20)
+        self.assertEqual(run.returncode, 130, err)
+        self.mutants(slow="kunit suite.one")
+        self.program("harness/vm", VM.replace("sleep(1000)", "sleep(0)"))
+        out, err = self.mutate(RESUME="1", status=1)
+        self.assertRegex(out, "^NOT CAUGHT slow by .*\n1 caught, 1 not caught")
+        self.assertIn("1 mutants were tried before", err)
+        self.assertIn("caught not_ok", self.read("results/mutants.txt"))
+        _, err = self.mutate(RESUME="1", status=2)
+        self.assertIn("no run of the same mutants", err)
+
+    def test_mutate_controls(self):
+        self.mutants(not_ok="kunit suite.two")
+        out, err = self.mutate(status=2, KUNIT="not ok")
+        self.assertIn("without a mutant, suite.two does not pass either", err)
+        self.assertEqual(out, "")
+        for by, words in (("kunit", "there is no 'Caught-by: TEST'"), ("base what", "no scenario 'what'"),
+                          ("litmus what, no barrier", "no variant 'what, no barrier'")):
+            self.mutants(bad=by)
+            _, err = self.mutate("bad", status=2)
+            self.assertIn(words, err)
 
     def test_help(self):
         out, _ = self.run_it("--help")
