@@ -522,7 +522,8 @@ class QueueTest(unittest.TestCase):
         self.refused("am", "out", says=["another tree", "virt/kvm/main.c"])
         self.refused("am", "sec", says=["another tree", "virt/kvm/new.c"])
         self.refused("am", "patches", says=["git am"])
-        self.refused("am", "none", says=["no mails in none"])
+        self.refused("am", "none", says=["No such file", "none"])
+        self.refused("am", "patches/cover", says=["no mails in patches/cover"])
         self.assertIn("may be sent before", self.ok("mails", "tests"))
         self.assertIn(f"\nprerequisite-patch-id: {patch_id}\nprerequisite-patch-id: ", self.read(
             "out/0001-KVM-selftests-Add-a-test.patch"))
@@ -534,6 +535,18 @@ class QueueTest(unittest.TestCase):
         self.refused("check", says=["part [x] is there twice"])
         self.write("patches", {"series": series.replace("[security]", "# text")})
         self.refused("check", says=["comments", "at the top"])
+
+    def test_security_commits(self):
+        """No other commit becomes part of it, or comes before it."""
+        self.embargo()
+        self.ok("tree")
+        self.rebase("1{h;d};2{G}")
+        self.refused("refresh", says=["[security] must be the first part"])
+        self.linux("reset", "-q", "--hard", "refs/queue/tree~3")
+        self.edit("virt/kvm/other.c", "int more", "int most")
+        self.linux("commit", "-q", "-a", "-m", "KVM: More")
+        self.assertIn("0002-KVM-More.patch: new, in part [fixes]", self.ok("refresh"))
+        self.assertIn("[security]\n0001-KVM-main", self.read("patches/series"))
 
     def test_mails_version(self):
         self.ok("mails", "-v", "3", "--rfc", "--in-reply-to", "<first@example.org>", "fixes")
