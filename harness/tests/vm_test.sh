@@ -65,8 +65,6 @@ refuses 'unknown FLAVOUR' "unknown FLAVOUR 'vanilla': one of kcsan perf-rt perf 
 refuses 'the common config as FLAVOUR' "unknown FLAVOUR 'common'" "$H/kernel" common base
 refuses 'the debug config as FLAVOUR' "unknown FLAVOUR 'debug'" "$H/kernel" debug base
 refuses 'no TEST' 'TEST= is empty' "$H/selftest"
-refuses 'selftest of an unknown TREE' "unknown TREE 'next'" env TEST=x86/smm_test TREE=next "$H/selftest"
-refuses 'selftests of an unknown TREE' "unknown TREE 'next'" "$H/selftests" next
 refuses 'unknown set of tools' "unknown set of tools 'x'" "$H/tools" x
 
 # Mutants: parsed before anything is built
@@ -127,6 +125,8 @@ chmod -R a-w "$linux"
 takes 'LINUX without git, read-only, is left as it is'
 refuses 'unknown TREE' "unknown TREE 'next': base, series" env LINUX="$linux" RUN="$tmp/script" TREE=next "$H/vm"
 chmod -R u+w "$linux"
+refuses 'selftest of an unknown TREE' "unknown TREE 'next'" env LINUX="$linux" TEST=x86/smm_test TREE=next "$H/selftest"
+refuses 'selftests of an unknown TREE' "unknown TREE 'next'" env LINUX="$linux" "$H/selftests" next
 refuses 'no LINUX after one' 'set LINUX= again' "$H/base"
 mv "$linux" "$tmp/other"
 refuses 'another LINUX after one' 'or set BUILD=' env LINUX="$tmp/other" "$H/base"
