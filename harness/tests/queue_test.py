@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Test harness/queue and harness/base on a small made-up kernel."""
 
+import fcntl
 import os
 import pathlib
 import shutil
@@ -522,7 +523,8 @@ class QueueTest(unittest.TestCase):
         self.refused("am", "out", says=["another tree", "virt/kvm/main.c"])
         self.refused("am", "sec", says=["another tree", "virt/kvm/new.c"])
         self.refused("am", "patches", says=["git am"])
-        self.refused("am", "none", says=["no mails in none"])
+        self.refused("am", "none", says=["No such file", "none"])
+        self.refused("am", "patches/cover", says=["no mails in patches/cover"])
         self.assertIn("may be sent before", self.ok("mails", "tests"))
         self.assertIn(f"\nprerequisite-patch-id: {patch_id}\nprerequisite-patch-id: ", self.read(
             "out/0001-KVM-selftests-Add-a-test.patch"))
@@ -534,6 +536,19 @@ class QueueTest(unittest.TestCase):
         self.refused("check", says=["part [x] is there twice"])
         self.write("patches", {"series": series.replace("[security]", "# text")})
         self.refused("check", says=["comments", "at the top"])
+
+    def test_security_commits(self):
+        """No other commit becomes part of it, or comes before it."""
+        self.embargo()
+        self.ok("tree")
+        self.rebase("1{h;d};2{G}")
+        self.refused("refresh", says=["[security] must be the first part"])
+        self.linux("reset", "-q", "--hard", "refs/queue/tree~3")
+        self.edit("arch/x86/kvm/mmu.c", "int last", "int x")
+        self.linux("commit", "-q", "-a", "-m", "KVM: More")
+        self.linux("cherry-pick", "refs/queue/tree~3..refs/queue/tree")
+        self.assertIn("0002-KVM-More.patch: new, in part [fixes]", self.ok("refresh"))
+        self.assertIn("[security]\n0001-KVM-main", self.read("patches/series"))
 
     def test_mails_version(self):
         self.ok("mails", "-v", "3", "--rfc", "--in-reply-to", "<first@example.org>", "fixes")
@@ -555,7 +570,8 @@ class QueueTest(unittest.TestCase):
         main = kernel / "virt/kvm/main.c"
         main.write_text(main.read_text().replace("line4;", "four;"))
         for text, says in (
-                ("int line36;", None), ("int line39;", ["0001-KVM-main", "virt/kvm/main.c", "hunk 1 of 2"])):
+                ("int line36;", None),
+                ("int line39;", ["0001-KVM-main", "virt/kvm/main.c", "hunk 1 of 2"])):
             main.write_text(main.read_text().replace(text, "int another;"))
             shutil.rmtree(self.root / "build")
             self.base(kernel)
@@ -606,15 +622,13 @@ class QueueTest(unittest.TestCase):
         self.refused("check", says=["older version", "run 'make clean'"])
 
     def test_concurrent(self):
-        tip = self.ok("rev", "series")
-        env = self.env | {"QUEUE_ROOT": str(self.root), "BUILD": str(self.root / "build")}
-        runs = [subprocess.Popen([*TOOL, "rev", tree], cwd=self.root, env=env,
-                                 stdout=subprocess.PIPE, text=True)
-                for tree in ("series", "series@0001", "base", "series@0002") * 3]
-        out = [run.communicate()[0] for run in runs]
-        self.assertEqual([run.returncode for run in runs], [0] * len(runs))
-        self.assertEqual(out[::4], [tip] * 3)
-        self.assertEqual(out[:4], out[4:8])
+        with open(self.root / "build/.lock.queue", "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            run = subprocess.Popen([*TOOL, "rev", "base"], stdout=subprocess.PIPE, text=True,
+                                   env=self.env | {"QUEUE_ROOT": str(self.root)}, cwd=self.root)
+            with self.assertRaises(subprocess.TimeoutExpired):
+                run.wait(1)
+        self.assertEqual(run.communicate()[0], self.src("rev-parse", "base") + "\n")
 
     # What it refuses
 
