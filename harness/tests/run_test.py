@@ -369,7 +369,7 @@ class Run(unittest.TestCase):
         self.write("patches/series", "[fixes]\n0001-a.patch\n0002-b.patch\n[fence]\n0003-c.patch\n")
         for tree in ("series@0002", "series@0003"):
             self.git("branch", tree.replace("@", "-at-"), "series")
-        self.program("harness/series", "#!/bin/sh\ngit -C \"$BUILD/src\" rev-parse "
+        self.program("harness/queue", "#!/bin/sh\ngit -C \"$BUILD/src\" rev-parse "
                      "refs/heads/$(echo $2 | sed s/@/-at-/)\n")
         out, _ = self.run_it("after-parts", status=1)
         self.assertRegex(out, r"^ok 1 - after fixes: one that warns on the base: clean #")
