@@ -163,7 +163,7 @@ class Scenario:
     tries: int = 1
     arch: tuple = ()
     not_on: dict = field(default_factory=dict, compare=False)
-    skips: object = field(default=False, compare=False)
+    skips: dict = field(default_factory=dict, compare=False)
     base: dict = field(default=None, compare=False)
 
     @property
@@ -258,10 +258,10 @@ def problems(scenario, flavour, tree, result):
     """What differs from the expectation."""
     want = scenario.base if re.split("[+@]", tree)[0] == "base" else None
     if want is None:
-        allowed = scenario.skips if isinstance(scenario.skips, bool) else scenario.skips.get(flavour, [])
+        allowed = scenario.skips.get(flavour)
         return [x for x in [result.words()] if x != "clean"] + [
             f"must not be skipped: {name}{rest}" for _, name, rest in result.cases
-            if "# SKIP" in rest and allowed is not True and name not in (allowed or [])]
+            if "# SKIP" in rest and allowed is not None and name not in allowed]
     complaints = [f"{kind}\t{text}" for _, kind, text in result.complaints]
     bad = [f"expected a complaint like '{x}'" for x in want.get("complaints", [])
            if not any(re.search(x, line) for line in complaints)]
