@@ -163,7 +163,7 @@ class Scenario:
     tries: int = 1
     arch: tuple = ()
     not_on: dict = field(default_factory=dict, compare=False)
-    skips: object = field(default=False, compare=False)
+    skips: dict = field(default_factory=dict, compare=False)
     base: dict = field(default=None, compare=False)
 
     @property
@@ -258,10 +258,10 @@ def problems(scenario, flavour, tree, result):
     """What differs from the expectation."""
     want = scenario.base if re.split("[+@]", tree)[0] == "base" else None
     if want is None:
-        allowed = scenario.skips if isinstance(scenario.skips, bool) else scenario.skips.get(flavour, [])
+        allowed = scenario.skips.get(flavour)
         return [x for x in [result.words()] if x != "clean"] + [
             f"must not be skipped: {name}{rest}" for _, name, rest in result.cases
-            if "# SKIP" in rest and allowed is not True and name not in (allowed or [])]
+            if "# SKIP" in rest and allowed is not None and name not in allowed]
     complaints = [f"{kind}\t{text}" for _, kind, text in result.complaints]
     bad = [f"expected a complaint like '{x}'" for x in want.get("complaints", [])
            if not any(re.search(x, line) for line in complaints)]
@@ -333,15 +333,13 @@ class Build:
 
         They are built from a copy: $BUILD/src stays clean, and may be busy with a
         kernel of another tree."""
-        rev = self.rev(tree)
-        out = os.path.join(self.path, "selftests", "extra" if "+" in tree else tree)
-        copy, top, done = (os.path.join(out, x) for x in ("src", "bin", "done"))
-        log = os.path.join(out, "build.log")
-        env = {x: "" for x in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")} | {"LC_ALL": "C"}
-        make = ["env", "-u", "ARCH", "-u", "CROSS_COMPILE", "-u", "KBUILD_OUTPUT", "make", "-C"]
+        rev, out = self.rev(tree), os.path.join(self.path, "selftests", "extra" if "+" in tree else tree)
+        copy, top, done, log, stamp = (os.path.join(out, x) for x in ("src", "bin", "done", "build.log", "stamp"))
 
-        def built(*args):
-            if self.run(log, *make, *args, env=env):
+        def make(folder, *args):
+            unset = (x for name in ("ARCH", "CROSS_COMPILE", "KBUILD_OUTPUT", "MAKEFLAGS", "MFLAGS", "MAKELEVEL",
+                                    "MAKEOVERRIDES") for x in ("-u", name))
+            if self.run(log, "env", *unset, "LC_ALL=C", "make", "-C", os.path.join(copy, folder), *args):
                 lines = read(log).splitlines()
                 errors = [x for x in lines if re.search(
                     r"error:|undefined reference|\*\*\*|No rule|No space left", x)]
@@ -353,29 +351,25 @@ class Build:
             fcntl.flock(lock, fcntl.LOCK_EX)
             key = "\n".join([self.git("rev-parse", rev + "^{tree}"), read(self.src + "/.base"),
                              self.command("gcc", "--version")])
-            stamp = os.path.join(out, "stamp")
-            if not os.path.isdir(done) or not os.path.exists(stamp) or read(stamp) != key:
+            if not os.path.exists(stamp) or read(stamp) != key:
                 stage(f"copying the selftests of {tree}")
                 shutil.rmtree(done, ignore_errors=True)
                 self.export(rev, copy)
-                headers = os.path.join(out, "headers")
-                built(copy, f"O={headers}", f"INSTALL_HDR_PATH={headers}/usr", "headers_install")
+                make("", f"O={out}/headers", f"INSTALL_HDR_PATH={out}/headers/usr", "headers_install")
                 os.mkdir(done)
                 write(stamp, key)
             targets = [x for x in tests or ["all"]
                        if not {"all", x.replace("/", "_")} & set(os.listdir(done))]
             if targets:
                 stage(f"building selftests of {tree}: {' '.join(targets)}")
-                built(os.path.join(copy, "tools/testing/selftests/kvm"), f"-j{os.cpu_count() + 1}",
-                      f"OUTPUT={top}", f"KHDR_INCLUDES=-isystem {out}/headers/usr/include",
-                      "USERLDFLAGS=-static", *(x if x == "all" else f"{top}/{x}" for x in targets))
+                make("tools/testing/selftests/kvm", f"-j{os.cpu_count() + 1}", f"OUTPUT={top}",
+                     f"KHDR_INCLUDES=-isystem {out}/headers/usr/include", "USERLDFLAGS=-static",
+                     *(x if x == "all" else f"{top}/{x}" for x in targets))
                 for x in targets:
                     write(os.path.join(done, x.replace("/", "_")), "")
-        if tests:
-            return {x: os.path.join(top, x) for x in tests}
-        return {os.path.join(sub, x.name): x.path for sub in ("", ARCHES[ARCH])
-                for x in os.scandir(os.path.join(top, sub))
-                if x.is_file() and os.access(x, os.X_OK) and "." not in x.name}
+        return {x: os.path.join(top, x) for x in tests} or {
+            os.path.join(sub, x.name): x.path for sub in ("", ARCHES[ARCH]) for x in os.scandir(os.path.join(top, sub))
+            if x.is_file() and os.access(x, os.X_OK) and "." not in x.name}
 
     def export(self, rev, copy):
         """What selftests are made of; files that don't change keep their time stamps."""
@@ -447,11 +441,10 @@ class Boot:
         if self.first.kunit:
             self.env["APPEND"] += " kunit.enable=1 kunit.autorun=1 kunit.filter_glob=" + self.first.kunit
 
-    def run(self, done):
-        """done(scenario, status, seconds) is called whenever one has ended."""
+    def run(self):
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
             with child([os.path.join(HARNESS, "vm")], env=self.env, stdout=out, stderr=err) as vm:
-                self.watch(vm, done)
+                self.watch(vm)
         self.seconds = time.monotonic() - self.begin
         shutil.rmtree(self.over)
         if STOPPED.is_set():
@@ -459,7 +452,7 @@ class Boot:
         if vm.returncode == 2:
             raise Failure((self.whys() or ["vm failed"])[0] + f" (see {self.err})")
 
-    def watch(self, vm, done):
+    def watch(self, vm):
         since, at, seen = time.monotonic(), 0.0, 0
         while True:
             alive = vm.poll() is None
@@ -470,7 +463,8 @@ class Boot:
                 elif what == "done":
                     self.ends.append((self.running, int(rc), float(stamp) - at))
                     self.running = None
-                    done(*self.ends[-1])
+                    if len(self.scenarios) > 1:
+                        stage(f"  {self.tree}: {key}: status {rc}, {self.ends[-1][2]:.0f} s")
             limit = self.running.limit + GRACE if self.running else BOOT + self.first.limit
             self.hung = alive and time.monotonic() - since > limit
             if not alive or self.hung:
@@ -549,18 +543,20 @@ class Boot:
 
 
 def run_all(build, flavour, tree, scenarios, folder, results, shared=False, name="", tests="",
-            env=None, overlay=None, judge_status=judge, progress=None, ended=None):
-    """Fill results, {(tree, name): Result}, with those of the scenarios.
+            env=None, overlay=None, judge_status=judge, ended=None):
+    """Fill results, {(tree, name): Result}, with those of the scenarios that suit the
+    flavour.
 
     shared: those with the same machine share a boot, and what the guest did not
     survive is the result of the scenario that ran. Those that remain go on in
     another boot, as they do if lockdep has turned itself off, after which a complaint
     would be missed. A scenario has a second try if QEMU failed.
 
-    progress(scenario, status, seconds) is called when one ends in the guest,
-    ended(scenario, Result) when its result is known."""
+    ended(scenario, Result) is called when a result is known."""
     groups = collections.defaultdict(list)
     for s in scenarios:
+        if s.unsuited(flavour):
+            continue
         groups[str(s.machine()) + (s.kunit and s.name) if shared else s.name].append(s)
     os.makedirs(folder, exist_ok=True)
     for number, left in enumerate(groups.values(), 1):
@@ -576,7 +572,7 @@ def run_all(build, flavour, tree, scenarios, folder, results, shared=False, name
                     os.unlink(old)
             again = False
             try:
-                boot.run(progress or (lambda *_: None))
+                boot.run()
             finally:
                 found, rest = boot.results(judge_status)
                 for s, r in list(found.items()):
@@ -706,14 +702,10 @@ def report(results, names, head, whole=True):
     lines += ["  " + line for line in worse] + [""]
     lines += grid([("test", "base", "series", "s", "s", "complaints: base", "series"),
                    *(tuple(cells(x)) for x in names)])
-    for tree, title in (("base", "Not a pass on both, with the reason on the series:"),
-                        ("series", "Not a pass of what only the series has:")):
-        part = [(x, results["series", x]) for x in said if ("series", x) in results and
-                (("base", x) in results) == (tree == "base") and
-                (results.get(("base", x)) or results["series", x]).outcome != "pass" and
-                results["series", x].outcome != "pass"]
-        if part:
-            lines += ["", title, *("  " + x for x in grid([(x, r.outcome, r.reason) for x, r in part]))]
+    part = [(x, results["series", x]) for x in said if ("series", x) in results]
+    part = [(x, r.outcome, r.reason) for x, r in part if r.outcome != "pass"]
+    if part:
+        lines += ["", "Not a pass on the series:", *("  " + x for x in grid(part))]
     texts = {}
     for (tree, name), result in results.items():
         for count, kind, text in result.complaints:
@@ -729,30 +721,40 @@ def report(results, names, head, whole=True):
 def side_by_side(flavour, tests, folder, path, target, **options):
     """Run {tree: [Scenario]}, in few boots, and write the report to path. The exit
     status is 1 if anything is worse on the series."""
-    build, results, worse, count = Build(), {}, [], collections.Counter()
-    names = list(dict.fromkeys(s.name for all in tests.values() for s in all))
-    head = heading(target)
+    results, worse, whole, head = {}, [], False, heading(target)
+    names = list(dict.fromkeys(s.name for scenarios in tests.values() for s in scenarios))
     shutil.rmtree(folder, ignore_errors=True)
     with result_file(path) as lines:
-        whole = False
         try:
             for tree, scenarios in tests.items():
-                def progress(s, status, seconds, tree=tree, total=len(scenarios)):
-                    count[tree] += 1
-                    stage(f"  {tree} {count[tree]}/{total} {s.name}: status {status}, {seconds:.0f} s")
-
-                for s in scenarios:
-                    if why := s.unsuited(flavour):
-                        results[tree, s.name] = Result("skip", why)
-                run_all(build, flavour, tree, [s for s in scenarios if not s.unsuited(flavour)], folder,
-                        results, shared=True, name="tests", progress=progress, **options)
+                results.update({(tree, s.name): Result("skip", s.unsuited(flavour)) for s in scenarios
+                                if s.unsuited(flavour)})
+                run_all(Build(), flavour, tree, scenarios, folder, results, shared=True, name="tests", **options)
             whole = True
         finally:
             if any(name != "(boot)" for _, name in results):
                 lines[:], worse = report(results, names, head, whole)
-    print(f"{len(worse)} worse on the series" if worse else "nothing is worse on the series",
-          *worse, sep="\n  ")
+    print(f"{len(worse)} worse on the series" if worse else "nothing is worse on the series", *worse, sep="\n  ")
     return int(bool(worse))
+
+
+def judged(build, flavour, tree, scenarios, folder, title, expected=problems, said=None, results=None, **options):
+    """Run scenarios with a TAP line for each. True if any is not as expected."""
+    failed, results = [], {} if results is None else results
+
+    def ended(s, r):
+        bad = expected(s, flavour, tree, r)
+        if said:
+            said(s, r, bad)
+        failed.append(tap(title + s.title, bad, r))
+
+    for s in scenarios:
+        if why := s.unsuited(flavour):
+            print(f"ok - {title}{s.title} # SKIP {why}", flush=True)
+    run_all(build, flavour, tree, scenarios, folder, results, ended=ended, **options)
+    if boot := results.pop((tree, "(boot)"), None):
+        failed.append(tap(title + "between the programs", [boot.words()], boot))
+    return any(failed)
 
 
 # Lists
@@ -800,56 +802,43 @@ def kcsan():
     write(known, read(f"{HARNESS}/known-complaints") + "".join(
         f"*\tBUG: KCSAN: data-race in (\\S+ / )?{x}( / \\S+)?$\tknown-races\n" for x in races))
     build.kernel(flavour, tree)
-    failed = False
+    # A race takes two threads.
+    scenarios = [dataclasses.replace(DATA["scenario"][x], tcg="multi") for x in DATA["list"]["kcsan"]]
     with result_file(f"{ROOT}/results/kcsan.txt") as lines:
         lines += heading("kcsan")
 
-        def ended(s, r):
-            nonlocal failed
-            bad = problems(s, flavour, tree, r)
-            failed |= tap(s.title, bad, r)
+        def said(s, r, bad):
             lines.append(f"{'not ok' if bad else 'ok'} - {s.title}: " +
                          (r.reason if s.kunit and not bad else r.words()))
             lines.extend(f"# {n}x {kind}\t{text}" for n, kind, text in r.complaints)
 
-        # A race takes two threads.
-        run_all(build, flavour, tree, [dataclasses.replace(DATA["scenario"][x], tcg="multi")
-                                       for x in DATA["list"]["kcsan"]], folder, {}, tests="series",
-                overlay=overlay, env={"KNOWN_COMPLAINTS": known}, ended=ended)
-    return int(failed)
+        return int(judged(build, flavour, tree, scenarios, folder, "", said=said, tests="series",
+                          overlay=overlay, env={"KNOWN_COMPLAINTS": known}))
 
 
 def after_parts():
     """After each part of the series, the tests that it makes pass. After the fixes,
     there may be as many complaints as on the base."""
     build, flavour, folder, failed = Build(), "rt", os.path.join(BUILD, "after-parts"), False
-    part, last = "", {}
-    for line in read(f"{ROOT}/patches/series").splitlines():
-        if m := re.match(r"\[(\S+)\]", line):
-            part = m[1]
-        elif m := re.match(r"(\d{4})-", line):
-            last[part] = m[1]
+    base = {}
+
+    def as_base(s, flavour, tree, r):
+        before = {text: n for n, _, text in base["base", s.name].complaints}
+        return [f"{n - before.get(text, 0)} more: {text}" for n, _, text in r.complaints
+                if n > before.get(text, 0)] + [r.words()] * (r.outcome != "pass")
+
     for part, data in DATA["after"].items():
-        tree, results = f"series@{last[part]}", {}
+        text = read(f"{ROOT}/patches/series").partition(f"[{part}]\n")[2].partition("\n[")[0]
+        tree = "series@" + re.findall(r"^(\d{4})-", text, re.M)[-1]
         scenarios = [dataclasses.replace(s, args=data.get("args", {}).get(s.name, s.args))
                      for s in (DATA["scenario"][x] for x in data["scenarios"])]
         if data.get("as_base"):
             build.kernel(flavour, "base")
-            run_all(build, flavour, "base", scenarios, folder, results, tests="series")
+            run_all(build, flavour, "base", scenarios, folder, base, tests="series")
         stage(f"after the part {part}, {tree}")
         build.kernel(flavour, tree)
-
-        def ended(s, r, part=part, data=data, tree=tree, results=results):
-            nonlocal failed
-            bad = problems(s, flavour, tree, r)
-            if data.get("as_base"):
-                before = {text: n for n, _, text in results["base", s.name].complaints}
-                bad = [f"{n - before.get(text, 0)} more: {text}" for n, _, text in r.complaints
-                       if n > before.get(text, 0)]
-                bad += [] if r.outcome == "pass" else [r.words()]
-            failed |= tap(f"after {part}: {s.title}", bad, r)
-
-        run_all(build, flavour, tree, scenarios, folder, results, tests="series", ended=ended)
+        failed |= judged(build, flavour, tree, scenarios, folder, f"after {part}: ",
+                         as_base if data.get("as_base") else problems, tests="series")
     return int(failed)
 
 
@@ -911,27 +900,16 @@ LISTS = {"demo": demo, "after-parts": after_parts, "kcsan": kcsan, "kselftest": 
 
 
 def scenarios_of(names, flavours, trees, tests="", verbose=False):
-    """Run them, with a TAP line for each, and a table if there are several trees."""
+    """Run them, and a table if there are several trees."""
     scenarios = [customized(DATA["scenario"][x]) for x in names]
-    build, results, failed = Build(), {}, False
+    build, failed = Build(), False
     for flavour in flavours:
+        results = {}
         for tree in trees:
             build.kernel(flavour, tree)
-            for s in scenarios:
-                if why := s.unsuited(flavour):
-                    print(f"ok - {flavour}, {tree}: {s.title} # SKIP {why}", flush=True)
-
-            def ended(s, r, flavour=flavour, tree=tree):
-                nonlocal failed
-                if verbose:
-                    print(*r.said, sep="\n")
-                failed |= tap(f"{flavour}, {tree}: {s.title}", problems(s, flavour, tree, r), r)
-
-            run_all(build, flavour, tree, [s for s in scenarios if not s.unsuited(flavour)],
-                    os.path.join(BUILD, "runs"), results, shared=tree.startswith("series"),
-                    tests=tests, ended=ended)
-            if boot := results.pop((tree, "(boot)"), None):
-                failed |= tap(f"{flavour}, {tree}: between the programs", [boot.words()], boot)
+            failed |= judged(build, flavour, tree, scenarios, os.path.join(BUILD, "runs"), f"{flavour}, {tree}: ",
+                             said=(lambda s, r, bad: print(*r.said, sep="\n")) if verbose else None,
+                             results=results, shared=tree.startswith("series"), tests=tests)
         if len(trees) > 1:
             print("", *table(["", *trees], [[s.title, *(results[tree, s.name].words() for tree in trees)]
                                             for s in scenarios if not s.unsuited(flavour)],

@@ -133,6 +133,9 @@ test = "x86/t__retry"
 title = "one with cases"
 test = "x86/t__cases"
 skips = { rt = ["two.case"], std = [] }
+[scenario.any]
+title = "one with any cases"
+test = "x86/t__cases"
 [scenario.rt]
 title = "one for rt"
 test = "x86/t_pass_pass"
@@ -312,6 +315,7 @@ class Run(unittest.TestCase):
     def test_cases(self):
         out, _ = self.run_it("cases")
         self.assertRegex(out, r"^ok 1 - .*: clean # .*\n# ok two.case # SKIP no reason\n$")
+        self.run_it("any", "--flavour=std")
         out, _ = self.run_it("cases", "--flavour=std", status=1)
         self.assertRegex(out, r"^not ok 1 - .*\n(# .*\n)*# must not be skipped: two.case # SKIP no reason")
 
