@@ -133,7 +133,7 @@ heading()
 	find_qemu
 	find_tcg
 	echo "# $(date +%F): make $1, $(git -C "$ROOT" describe --always --dirty), tree ${tree:0:12}"
-	echo "# base: $(sed 's,^/.*/,,' "$BUILD/src/.base" 2>/dev/null || echo none)"
+	echo "# $("$ROOT/harness/base" --pinned 2>/dev/null)"
 	echo "# $(gcc --version | head -n 1); QEMU $qemu_version, TCG: $tcg"
 }
 
