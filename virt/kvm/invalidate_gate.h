@@ -51,7 +51,7 @@
  *
  * Context: Task context.  The lock is a sleeping lock on PREEMPT_RT, so a
  * non-blockable invalidation must not use the gate.  It doesn't if the
- * architecture selects CONFIG_KVM_MMU_NOTIFIER_FENCE.  On all other
+ * architecture has the fence, see kvm_mmu_notifier_is_reap().  On all other
  * architectures it does, which is a known bug of PREEMPT_RT kernels.
  */
 
