@@ -30,8 +30,8 @@ bench: deps
 #:   make refresh    take the commits of build/linux back into patches/ and here
 #:   make series [PART=] [V=3] [RFC=1] [IN_REPLY_TO=<message-id>]
 #:                   out/: mails for git am and git send-email; PART=security
-#:                   is patch 1, for security@kernel.org, the other parts are
-#:                   fixes, pfncache, fence, tests; all but security by default
+#:                   is patch 1, for security@kernel.org; fixes, pfncache, fence,
+#:                   tests, or all four by default; riscv, arm64, loongarch
 tree: base
 	@$(H)/queue tree
 refresh:
