@@ -235,7 +235,7 @@ class Result:
         words = [f"{n} {kind}" for kind, n in self.kinds().most_common()]
         failed = sum(not case[0] for case in self.cases)
         if self.outcome == "fail":
-            words.insert(0, self.verdict() or f"{failed} of {len(self.cases)} tests fail")
+            words.insert(0, self.verdict() or (f"{failed} of {len(self.cases)} tests fail" if self.cases else "fails"))
         elif self.outcome != "pass":
             words.insert(0, {"skip": "skipped", "timeout": "timeout"}.get(self.outcome, "no answer"))
         return ", ".join(words) or "clean"

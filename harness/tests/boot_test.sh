@@ -128,7 +128,7 @@ ends()
 		sleep 0.5
 	done
 	kill -"$sig" $pid
-	wait $pid || rc=$?
+	wait $pid 2> /dev/null || rc=$?
 	for _ in $(seq 20); do
 		pgrep -f "$NAME" > /dev/null || break
 		sleep 0.2
