@@ -625,7 +625,8 @@ class QueueTest(unittest.TestCase):
         with open(self.root / "build/.lock.queue", "w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             run = subprocess.Popen([*TOOL, "rev", "base"], stdout=subprocess.PIPE, text=True,
-                                   env=self.env | {"QUEUE_ROOT": str(self.root)}, cwd=self.root)
+                                   cwd=self.root,
+                                   env=self.env | {"QUEUE_ROOT": str(self.root), "BUILD": str(self.root / "build")})
             with self.assertRaises(subprocess.TimeoutExpired):
                 run.wait(1)
         self.assertEqual(run.communicate()[0], self.src("rev-parse", "base") + "\n")
@@ -854,7 +855,7 @@ class QueueTest(unittest.TestCase):
             self.write("patches", old)
             self.src("update-ref", "refs/queue/source", source)
             run = subprocess.Popen([*TOOL, "refresh"], stderr=subprocess.DEVNULL, cwd=self.root,
-                                   env=self.env | {"QUEUE_ROOT": str(self.root)})
+                                   env=self.env | {"QUEUE_ROOT": str(self.root), "BUILD": str(self.root / "build")})
             try:
                 run.wait(share * took)
             except subprocess.TimeoutExpired:
