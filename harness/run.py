@@ -42,8 +42,12 @@ import sys
 import textwrap
 import threading
 import time
-import tomllib
 from dataclasses import dataclass, field
+
+try:
+    import tomllib
+except ImportError:
+    sys.exit("run.py: Python is too old: 3.11 or later is needed")
 
 HARNESS = os.path.dirname(os.path.realpath(__file__))
 ROOT = os.path.dirname(HARNESS)
