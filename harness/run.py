@@ -337,7 +337,7 @@ class Build:
         known = set().union(*names.values())
         found = [x for x in (test, f"{FOLDER}/{test}") if x in known]
         if not found:
-            raise Failure(f"no selftest '{test}'{near(test, sorted(known))}")
+            raise Failure(f"no selftest '{test}'" + f" for {ARCH}" * bool(SUFFIX) + near(test, sorted(known)))
         return self.selftests(tree if found[0] in names[tree] else "series", found[:1])[found[0]]
 
     def selftests(self, tree, tests=()):
@@ -357,6 +357,8 @@ class Build:
                                     "MAKEOVERRIDES") for x in ("-u", name))
             if self.run(log, "env", *unset, "LC_ALL=C", "make", "-C", os.path.join(copy, folder), *cross, *args):
                 lines = read(log).splitlines()
+                for x in re.findall(rf"No rule to make target '{re.escape(top)}/(\S+)'", "\n".join(lines)):
+                    raise Failure(f"selftest '{x}' of {tree} is not for {ARCH}")
                 errors = [x for x in lines if re.search(
                     r"error:|undefined reference|\*\*\*|No rule|No space left", x)]
                 raise Failure("\n".join([*(errors[:10] or lines[-10:]),

@@ -221,7 +221,7 @@ class Run(unittest.TestCase):
     def start(self, *args, program="run.py", **env):
         env = {k: v for k, v in os.environ.items() if k not in (
             "BUILD", "FLAVOUR", "TREE", "TESTS", "ONLY", "NPT", "STAGE_FD", "ARGS", "CPUS", "MEM", "TCG",
-            "APPEND", "TIMEOUT", "ARCH", "JOBS", "MATRIX", "RESUME")} | {"GRACE": "1", "STUB": self.root} | env
+            "APPEND", "TIMEOUT", "ARCH", "MODE", "JOBS", "MATRIX", "RESUME")} | {"GRACE": "1", "STUB": self.root} | env
         return subprocess.Popen([os.path.join(self.root, "harness", program), *args], env=env, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -405,6 +405,9 @@ class Run(unittest.TestCase):
                 ("no selftest 'x86/nope'", ["kselftest"], {"ONLY": "x86/nope"}),
                 ("NPT=2", ["kselftest"], {"NPT": "2"}), ("FLAVOUR=x", ["kselftest"], {"FLAVOUR": "x"}),
                 ("kernel failed", ["warns", "--tree=bad"], {}), ("unknown ARCH 'z80'", ["warns"], {"ARCH": "z80"}),
+                ("unknown ARCH 'loongarch64' to run tests on", ["warns"], {"ARCH": "loongarch64"}),
+                ("no selftest 'x86/t__pass' for arm64", ["--selftest", "x86/t__pass"], {"ARCH": "arm64"}),
+                ("no NPT=, with ARCH=arm64", ["kselftest"], {"ARCH": "arm64", "NPT": "0"}),
                 ("CPUS=x", ["warns"], {"CPUS": "x"}), ("does not boot", ["warns"], {"NO_BOOT": "1"}),
                 ("does not boot", ["kselftest"], {"NO_BOOT": "1"})):
             _, err = self.run_it(*args, status=2, **env)
