@@ -176,15 +176,16 @@ find_tcg()
 # for a result, i.e. results/ itself and the README are not among it.
 heading()
 {
-	local tree
+	local tree with
 
 	tree=$(git -C "$ROOT" ls-tree HEAD | grep -v -e $'\tresults$' -e $'\tREADME.md$' |
 		git -C "$ROOT" hash-object --stdin)
-	find_qemu
-	find_tcg
+	set_arch
+	with="nothing is run"
+	[ "$ARCH" = loongarch64 ] || { find_qemu; find_tcg; with="QEMU $qemu_version, TCG: $tcg"; }
 	echo "# $(date +%F): make $1, $(git -C "$ROOT" describe --always --dirty), tree ${tree:0:12}"
 	echo "# $("$ROOT/harness/base" --pinned 2>/dev/null)"
-	echo "# $(gcc --version | head -n 1); QEMU $qemu_version, TCG: $tcg"
+	echo "# $("$compiler" --version | head -n 1); $with"
 }
 
 # A package source of our own beside the machine's, with its own lists and cache, in the
