@@ -58,6 +58,7 @@ MODE = os.environ.get("MODE") or ""
 # For the names of what is built, and of what comes of it.
 SUFFIX = f"-{ARCH}" * (ARCH != "x86_64")
 RUNS = SUFFIX + f"-{MODE}" * bool(MODE)
+GIVEN = f" ARCH={ARCH}" * bool(SUFFIX) + f" MODE={MODE}" * bool(MODE)
 # The series leaves the invalidations of protected KVM as they are: what is expected
 # on the base is expected on the series.
 UNFIXED = MODE == "protected"
@@ -128,8 +129,8 @@ def no_arguments(doc):
         raise Failure(f"unknown argument '{sys.argv[1]}': see --help")
 
 
-def entry(main, *args):
-    """main() as a program: signals end the child processes, too."""
+def entry(main, *args, arches=tuple(ARCHES)):
+    """main() as a program, for some architectures: signals end the child processes, too."""
     def stop(*_):
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -142,8 +143,8 @@ def entry(main, *args):
         signal.signal(number, stop)
     name = os.path.basename(sys.argv[0])
     try:
-        if ARCH not in ARCHES:
-            raise Failure(f"unknown ARCH '{ARCH}' to run tests on: {' '.join(ARCHES)}")
+        if ARCH not in arches:
+            raise Failure(f"unknown ARCH '{ARCH}' to run this on: {' '.join(arches)}")
         status = main(*args)
     except Failure as failure:
         sys.stderr.write(f"{name}: {failure}\n")
@@ -805,7 +806,7 @@ def kselftest():
             for x in sorted(chosen) if x in programs[tree]]
     name = f"kselftest-{flavour}{RUNS}{'' if npt == '1' else '-nonpt'}"
     folder = os.path.join(BUILD, "kselftest")
-    target = f"kselftest{f' ARCH={ARCH}' * bool(SUFFIX)}{f' MODE={MODE}' * bool(MODE)} FLAVOUR={flavour}" + " NPT=0" * (npt == "0") + f' ONLY="{only}"' * bool(only)
+    target = f"kselftest{GIVEN} FLAVOUR={flavour}" + " NPT=0" * (npt == "0") + f' ONLY="{only}"' * bool(only)
     return side_by_side(flavour, tests, os.path.join(folder, name),
                         os.path.join(folder if only else os.path.join(ROOT, "results"), name + ".txt"), target)
 
