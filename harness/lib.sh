@@ -111,12 +111,6 @@ set_arch()
 	[ "$compiler" != clang-19 ] || kbuild_arch+=(LLVM=-19)
 }
 
-# boots: only for an architecture that QEMU and a KVM in it are known to run.
-boots()
-{
-	[ "$ARCH" != loongarch64 ] || die "ARCH=loongarch64 is only compiled, nothing can be run: make kernel"
-}
-
 # clean_environment: for kbuild. What make(1) hands down is meant for our Makefile.
 clean_environment()
 {
