@@ -62,19 +62,53 @@ end_with_top()
 	disown
 }
 
-# set_arch: all that depends on ARCH. A new one also needs configs of its own, and a name
-# of its own for the folders of the kernels.
+# set_arch: all that depends on ARCH, and on MODE for arm64. A new one also needs a line
+# in run.py (ARCHES), in deps, and configs of its own. $suffix is for names of what is built.
 set_arch()
 {
+	local mode=${MODE:-vhe}
+
+	suffix=-$ARCH console=ttyAMA0 kernel_params='' qemu_machine=() qemu_tty=()
+	# A second serial port would do, but not each machine has one.
+	[ "$ARCH" = x86_64 ] || tty=hvc0 qemu_tty=(-device virtio-serial-device -device "virtconsole,chardev=tty")
 	case $ARCH in
 	x86_64)
-		kernel_arch=x86_64 cross='' kernel_target=bzImage kernel_image=arch/x86/boot/bzImage
+		suffix='' kernel_arch=x86_64 compiler=gcc cross='' elf='X86-64'
+		kernel_target=bzImage kernel_image=arch/x86/boot/bzImage
 		qemu_name=qemu-system-x86_64 qemu_package=qemu-system-x86
-		qemu_machine=(-nodefaults) qemu_cpu=EPYC,+svm,+npt console=ttyS0 tty=ttyS1
+		qemu_machine=(-nodefaults) qemu_cpu=EPYC,+svm,+npt qemu_knows="EPYC svm"
+		console=ttyS0 tty=ttyS1 qemu_tty=(-serial chardev:tty)
 		# The kernel's check of the timer fails, and panics, if a busy host delays its ticks.
 		kernel_params="no_timer_check setcpuid=constant_tsc" ;;
-	*)	die "unknown ARCH '$ARCH': x86_64" ;;
+	arm64)
+		kernel_arch=arm64 cross=aarch64-linux-gnu- compiler=${cross}gcc elf=AArch64
+		kernel_target=Image kernel_image=arch/arm64/boot/Image
+		qemu_name=qemu-system-aarch64 qemu_package=qemu-system-arm
+		qemu_machine=(-nodefaults -machine "virt,virtualization=on,gic-version=3")
+		case $mode in
+		vhe)	qemu_cpu=max,pauth-impdef=on ;;
+		nofwb)	qemu_cpu=cortex-a76 ;;
+		nvhe | protected) qemu_cpu=cortex-a72 kernel_params=kvm-arm.mode=$mode ;;
+		*)	die "unknown MODE '$mode': vhe, nofwb, nvhe or protected" ;;
+		esac
+		qemu_knows=${qemu_cpu%%,*} ;;
+	riscv64)
+		kernel_arch=riscv cross=riscv64-linux-gnu- compiler=${cross}gcc elf=RISC-V
+		kernel_target=Image kernel_image=arch/riscv/boot/Image
+		qemu_name=qemu-system-riscv64 qemu_package="qemu-system-riscv opensbi"
+		qemu_machine=(-nodefaults -machine virt) qemu_cpu=rv64,h=true qemu_knows=rv64 console=ttyS0
+		# Three levels of page tables are less to emulate than five.
+		kernel_params=no4lvl ;;
+	loongarch64)
+		# KVM is only compiled. GCC 12 does not know its instructions.
+		kernel_arch=loongarch cross='' compiler=clang-19 elf=LoongArch
+		kernel_target="arch/loongarch/kvm/ mm/memory.o mm/oom_kill.o mm/mmu_notifier.o"
+		kernel_image=arch/loongarch/kvm/built-in.a ;;
+	*)	die "unknown ARCH '$ARCH': x86_64, arm64, riscv64 or loongarch64" ;;
 	esac
+	[ -z "${MODE:-}" ] || [ "$ARCH" = arm64 ] || die "MODE=$MODE is for ARCH=arm64 only"
+	kbuild_arch=(ARCH="$kernel_arch" CROSS_COMPILE="$cross")
+	[ "$compiler" != clang-19 ] || kbuild_arch+=(LLVM=-19)
 }
 
 # clean_environment: for kbuild. What make(1) hands down is meant for our Makefile.
@@ -102,15 +136,25 @@ need_space()
 # installed one; and qemu_version.
 find_qemu()
 {
-	local dir=$BUILD/qemu
+	local dir
 
 	set_arch
+	dir=$BUILD/qemu$suffix
 	qemu=("${QEMU:-$qemu_name}")
 	if [ -z "${QEMU:-}" ] && [ -x "$dir/usr/bin/$qemu_name" ]; then
 		qemu=("$dir/usr/bin/$qemu_name" -L "$dir/usr/share/qemu" -L /usr/share/seabios)
 	fi
 	qemu_version=$("${qemu[@]}" --version 2>/dev/null | sed -n '1s/.*version \([0-9.]*\).*/\1/p') || true
 	[ -n "$qemu_version" ] || die "${qemu[0]} does not run: set QEMU=, or run 'make deps'"
+}
+
+# find_busybox: set busybox, a static one for ARCH: BUSYBOX=, or the one that deps has
+# unpacked, or the installed one.
+find_busybox()
+{
+	busybox=${BUSYBOX:-$BUILD/busybox$suffix/usr/bin/busybox}
+	[ "$ARCH" != x86_64 ] || busybox=${BUSYBOX:-$(type -P busybox)} || true
+	[ -x "$busybox" ] || die "no static busybox for $ARCH: set BUSYBOX=, or run 'make deps'"
 }
 
 # find_tcg: set tcg to what TCG= is for the QEMU found. QEMU before 10.0 mixes up the
@@ -126,15 +170,16 @@ find_tcg()
 # for a result, i.e. results/ itself and the README are not among it.
 heading()
 {
-	local tree
+	local tree with
 
 	tree=$(git -C "$ROOT" ls-tree HEAD | grep -v -e $'\tresults$' -e $'\tREADME.md$' |
 		git -C "$ROOT" hash-object --stdin)
-	find_qemu
-	find_tcg
+	set_arch
+	with="nothing is run"
+	[ "$ARCH" = loongarch64 ] || { find_qemu; find_tcg; with="QEMU $qemu_version, TCG: $tcg"; }
 	echo "# $(date +%F): make $1, $(git -C "$ROOT" describe --always --dirty), tree ${tree:0:12}"
 	echo "# $("$ROOT/harness/base" --pinned 2>/dev/null)"
-	echo "# $(gcc --version | head -n 1); QEMU $qemu_version, TCG: $tcg"
+	echo "# $("$compiler" --version | head -n 1); $with"
 }
 
 # A package source of our own beside the machine's, with its own lists and cache, in the
@@ -166,21 +211,22 @@ mirror()
 	echo "$uri"
 }
 
-# unpack_debs SUITE DIR PACKAGE...: unpack Debian packages, which need not be installed,
-# in DIR. If that fails, $reason says why, and there is no DIR.
+# unpack_debs SUITE[/ARCHITECTURE] DIR PACKAGE...: unpack Debian packages, which need not be
+# installed, in DIR. If that fails, $reason says why, and there is no DIR.
 unpack_debs()
 {
-	local suite=$1 dir=$2 work=$2.new uri deb
+	local suite=${1%/*} arch=${1#*/} dir=$2 work=$2.new uri deb options=()
 
 	shift 2
+	[ "$arch" = "$suite" ] || options=(-o APT::Architecture="$arch" -o APT::Architectures="$arch")
 	command -v apt-get >/dev/null && command -v dpkg >/dev/null || { reason="no apt-get here to fetch it"; return 1; }
 	rm -rf "$work" "$dir"
 	mkdir -p "$work"/{apt/lists/partial,apt/cache/archives/partial,download,root} || return
 	uri=$(mirror)
 	[ -n "$uri" ] || { reason="no Debian package source is configured or reachable"; return 1; }
 	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $suite main" > "$work/apt/sources.list"
-	private_apt apt-get update --error-on=any >"$work/err" 2>&1 &&
-		(cd "$work/download" && private_apt apt-get download "${@/%/\/$suite}") >"$work/err" 2>&1 ||
+	private_apt apt-get update --error-on=any "${options[@]}" >"$work/err" 2>&1 &&
+		(cd "$work/download" && private_apt apt-get download "${options[@]}" "${@/%/\/$suite}") >"$work/err" 2>&1 ||
 		{ reason="$suite: $(grep -m1 '^[EW]:' "$work/err")"; return 1; }
 	for deb in "$work"/download/*.deb; do
 		dpkg -x "$deb" "$work/root" 2>"$work/err" || { reason="$(tail -n 1 "$work/err")"; return 1; }

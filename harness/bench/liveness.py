@@ -184,4 +184,4 @@ def main():
     return int(bool(bad))
 
 
-run.entry(main)
+run.entry(main, arches=["x86_64"])

@@ -221,7 +221,7 @@ class Run(unittest.TestCase):
     def start(self, *args, program="run.py", **env):
         env = {k: v for k, v in os.environ.items() if k not in (
             "BUILD", "FLAVOUR", "TREE", "TESTS", "ONLY", "NPT", "STAGE_FD", "ARGS", "CPUS", "MEM", "TCG",
-            "APPEND", "TIMEOUT", "ARCH", "JOBS", "MATRIX", "RESUME")} | {"GRACE": "1", "STUB": self.root} | env
+            "APPEND", "TIMEOUT", "ARCH", "MODE", "JOBS", "MATRIX", "RESUME")} | {"GRACE": "1", "STUB": self.root} | env
         return subprocess.Popen([os.path.join(self.root, "harness", program), *args], env=env, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -405,6 +405,9 @@ class Run(unittest.TestCase):
                 ("no selftest 'x86/nope'", ["kselftest"], {"ONLY": "x86/nope"}),
                 ("NPT=2", ["kselftest"], {"NPT": "2"}), ("FLAVOUR=x", ["kselftest"], {"FLAVOUR": "x"}),
                 ("kernel failed", ["warns", "--tree=bad"], {}), ("unknown ARCH 'z80'", ["warns"], {"ARCH": "z80"}),
+                ("unknown ARCH 'loongarch64' to run this on", ["warns"], {"ARCH": "loongarch64"}),
+                ("no selftest 'x86/t__pass' for arm64", ["--selftest", "x86/t__pass"], {"ARCH": "arm64"}),
+                ("no NPT=, with ARCH=arm64", ["kselftest"], {"ARCH": "arm64", "NPT": "0"}),
                 ("CPUS=x", ["warns"], {"CPUS": "x"}), ("does not boot", ["warns"], {"NO_BOOT": "1"}),
                 ("does not boot", ["kselftest"], {"NO_BOOT": "1"})):
             _, err = self.run_it(*args, status=2, **env)
@@ -430,6 +433,41 @@ class Run(unittest.TestCase):
         out, _ = self.mutate("not_ok", "hang", "complaint", JOBS="2")
         self.assertIn("3 caught, 0 not caught", out)
         self.assertEqual(text, self.read("results/mutants.txt"))
+
+    def test_mutate_arch(self):
+        self.mutants(one="kunit suite.two")
+        _, err = self.mutate(status=2, ARCH="arm64")
+        self.assertIn("no mutant is for ARCH=arm64", err)
+        self.write("harness/mutants/two.patch", "Caught-by: kunit suite.one\nArch: arm64\n\ndiff --git a/x b/x\n")
+        _, err = self.mutate("two", status=2)
+        self.assertIn("mutant 'two' is for ARCH=arm64", err)
+
+    def test_arch(self):
+        """Of the scenarios, those for ARCH, on its kernel, in files with its name."""
+        self.write("harness/scenarios.toml", SCENARIOS.replace("[list]", """
+[scenario.source]
+title = "a program"
+source = "t.c"
+base = { status = 254 }
+[scenario.here]
+title = "only here"
+source = "t.c"
+arch = ["x86_64"]
+[list]""").replace('demo = ["warns"', 'demo = ["source", "here"'))
+        self.write("t.c", "int main(void) { return 0; }")
+        self.program("cc/t-gcc", "#!/bin/sh\necho $* > $STUB/compiled\n")
+        lib = self.read("harness/lib.sh")
+        self.write("harness/lib.sh", lib.replace("compiler=${cross}gcc", f"compiler={self.root}/cc/t-gcc"))
+        out, _ = self.run_it("source", "here", "warns", ARCH="arm64", MODE="nvhe")
+        self.assertRegex(out, "^ok - rt, series: only here # SKIP not for arm64\nok - .*warns.* # SKIP not for arm64\nok 1 - ")
+        self.assertIn("t.c", self.read("compiled"))
+        self.assertTrue(os.path.exists(f"{self.root}/build/runs/source-rt-arm64-nvhe-series.log"))
+        # With protected KVM, the series does as the base does.
+        out, _ = self.run_it("source", ARCH="arm64", MODE="protected", status=1)
+        self.assertIn("expected status 254, got 0", out)
+        out, _ = self.run_it("demo", ARCH="arm64")
+        self.assertEqual(self.read("kernels").split("\n")[-3:-1], ["rt base", "rt series"])
+        self.assertRegex(out, r"\narm64 +\| Linux 7.3.4 RT as is +\| with the series\n-+\na program +\| clean +\| clean\n")
 
     def test_mutate_matrix(self):
         self.mutants(not_ok="kunit suite.two")

@@ -8,7 +8,7 @@ H=$(cd "$(dirname "$0")/.." && pwd)
 tmp=$(mktemp -d)
 trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
 export BUILD=$tmp/build
-unset STAGE_FD LINUX RUN ARGS FLAVOUR TREE TEST CPUS MEM TIMEOUT TCG QEMU HERD7 ARCH HARNESS_TOP MAKELEVEL MAKEFLAGS
+unset STAGE_FD LINUX RUN ARGS FLAVOUR TREE TEST CPUS MEM TIMEOUT TCG QEMU HERD7 ARCH MODE BUSYBOX HARNESS_TOP MAKELEVEL MAKEFLAGS
 n=0 failed=0
 
 ok()
@@ -69,6 +69,11 @@ out=$(RUN=$tmp/script "$H/vm" --check 2>&1) && [ -z "$out" ] && ok 'good RUN, wi
 [ "$(make -s -n -C "$H/.." vm | sed 's,.*/,,' | paste -sd,)" = 'vm --check,deps,vm' ] && ok 'make vm refuses before it installs' ||
 	not_ok 'make vm refuses before it installs' "$(make -s -n -C "$H/.." vm)"
 refuses 'unknown ARCH' "unknown ARCH 's390': x86_64" env RUN="$tmp/script" ARCH=s390 "$H/vm"
+refuses 'unknown MODE' "unknown MODE 'el2': vhe, nofwb, nvhe or protected" env RUN="$tmp/script" ARCH=arm64 MODE=el2 "$H/vm"
+refuses 'MODE of x86_64' 'MODE=nvhe is for ARCH=arm64 only' env RUN="$tmp/script" MODE=nvhe "$H/vm"
+refuses 'ARCH that is not run' 'is only compiled, nothing can be run' env RUN="$tmp/script" ARCH=loongarch64 "$H/vm"
+gcc -static -o "$tmp/static" "$tmp/dynamic.c"
+refuses 'RUN for another ARCH' "$tmp/static is not a program for riscv64" env RUN="$tmp/static" ARCH=riscv64 "$H/vm"
 refuses 'unknown ARCH of a kernel' "unknown ARCH 's390': x86_64" env ARCH=s390 "$H/kernel" rt base
 refuses 'unknown FLAVOUR' "unknown FLAVOUR 'vanilla': one of kcsan perf-rt perf rt std" env RUN="$tmp/script" FLAVOUR=vanilla "$H/vm"
 refuses 'the common config as FLAVOUR' "unknown FLAVOUR 'common'" "$H/kernel" common base
@@ -102,6 +107,14 @@ fake()
 }
 fake id 'echo 1000'
 PATH=$tmp/bin refuses 'missing tools, not root' 'missing: apt-get install' bash "$H/deps" build
+while read -r arch gcc qemu; do
+	PATH=$tmp/bin ARCH=$arch refuses "missing cross compiler for $arch" " $gcc" bash "$H/deps" build
+	[ -z "$qemu" ] || PATH=$tmp/bin ARCH=$arch refuses "missing QEMU for $arch" " $qemu" bash "$H/deps" boot
+done << 'EOF'
+arm64 gcc-aarch64-linux-gnu qemu-system-arm
+riscv64 gcc-riscv64-linux-gnu qemu-system-riscv64
+loongarch64 clang-19
+EOF
 rm "$tmp/bin/apt-get"
 PATH=$tmp/bin refuses 'missing tools, no Debian' 'on Fedora: dnf install' bash "$H/deps" build
 fake id 'echo 0'
@@ -126,6 +139,13 @@ for again in '' ', the second time'; do
 		[[ -z $again || $out != *fetching* ]] && ok "no newer QEMU$again" || not_ok "no newer QEMU$again" "$out"
 done
 rm "$tmp/bin/qemu-system-x86_64"
+for arch in aarch64 riscv64; do
+	fake qemu-system-$arch 'echo QEMU emulator version 10.0.2'
+done
+APT_CONFIG=$tmp/apt.conf PATH=$tmp/bin:$PATH ARCH=arm64 refuses 'no busybox' 'no busybox for arm64 (no Debian package source' "$H/deps" boot
+APT_CONFIG=$tmp/apt.conf PATH=$tmp/bin:$PATH ARCH=arm64 refuses 'no busybox, the second time' 'set BUSYBOX=' "$H/deps" boot
+PATH=$tmp/bin:$PATH ARCH=arm64 BUSYBOX=$tmp/static refuses 'a QEMU without the processor' 'does not know -cpu max' "$H/deps" boot
+rm "$tmp"/bin/qemu-system-*
 # tcg VERSION: what TCG=auto is with it.
 tcg()
 {
