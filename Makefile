@@ -102,8 +102,7 @@ nightly: deps
 #:   TREE     series (default), base, either with +NAME: harness/*/NAME.patch on top
 #:   CPUS  MEM  APPEND  TIMEOUT  TCG  of the machine    BUILD  in place of build/
 #:   LINUX    a kernel tree of yours, left unchanged
-#:   ARCH     x86_64 (default), arm64, riscv64 for kernel, vm, shell, selftest, kunit, demo,
-#:            kselftest; loongarch64 for kernel: KVM is only compiled; any for bisect-check
+#:   ARCH     x86_64 (default), arm64, riscv64; loongarch64: KVM is only compiled
 #:   MODE     of arm64's KVM: vhe (default), nofwb, nvhe, protected
 .PHONY: deps
 deps:
