@@ -934,7 +934,7 @@ def scenarios_of(names, flavours, trees, tests="", verbose=False):
         results = {}
         for tree in trees:
             build.kernel(flavour, tree)
-            failed |= judged(build, flavour, tree, scenarios, os.path.join(BUILD, "runs"), f"{flavour}, {tree}: ",
+            failed |= judged(build, flavour, tree, scenarios, os.path.join(BUILD, "runs"), f"{flavour}{RUNS}, {tree}: ",
                              said=(lambda s, r, bad: print(*r.said, sep="\n")) if verbose else None,
                              results=results, shared=tree.startswith("series") and not UNFIXED, tests=tests)
         if len(trees) > 1:

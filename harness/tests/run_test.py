@@ -459,7 +459,7 @@ arch = ["x86_64"]
         lib = self.read("harness/lib.sh")
         self.write("harness/lib.sh", lib.replace("compiler=${cross}gcc", f"compiler={self.root}/cc/t-gcc"))
         out, _ = self.run_it("source", "here", "warns", ARCH="arm64", MODE="nvhe")
-        self.assertRegex(out, "^ok - rt, series: only here # SKIP not for arm64\nok - .*warns.* # SKIP not for arm64\nok 1 - ")
+        self.assertRegex(out, "^ok - rt-arm64-nvhe, series: only here # SKIP not for arm64\nok - .*warns.* # SKIP not for arm64\nok 1 - ")
         self.assertIn("t.c", self.read("compiled"))
         self.assertTrue(os.path.exists(f"{self.root}/build/runs/source-rt-arm64-nvhe-series.log"))
         # With protected KVM, the series does as the base does.
