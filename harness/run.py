@@ -43,6 +43,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from dataclasses import dataclass, field
 
 try:
@@ -156,6 +157,9 @@ def entry(main, *args, arches=tuple(ARCHES)):
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: interrupted\n")
         status = 130
+    except Exception:   # not 1, which is that of tests that fail
+        traceback.print_exc()
+        status = 2
     sys.exit(status)
 
 
@@ -176,7 +180,7 @@ class Scenario:
     icount: bool = False
     limit: int = 300 * SLOWER
     tries: int = 1
-    arch: tuple = ()
+    arch: tuple = field(default=(), compare=False)
     not_on: dict = field(default_factory=dict, compare=False)
     skips: dict = field(default_factory=dict, compare=False)
     base: dict = field(default=None, compare=False)
