@@ -895,7 +895,7 @@ def demo():
         return "not fixed: " * (UNFIXED and tree == "series" and r.words() != "clean") + (
             r.verdict() if r.words() == "clean" and r.verdict() else r.words())
 
-    linux = f"Linux {build.command('make', '-s', '-C', build.src, 'ARCH=' + FOLDER, 'kernelversion')} RT"
+    linux = f"Linux {build.command('make', '-s', '--no-print-directory', '-C', build.src, 'ARCH=' + FOLDER, 'kernelversion')} RT"
     rows = [[s.title, *(cell(results[tree, s.name], tree) for tree in trees)] for s in scenarios]
     figure = None if SUFFIX else bench_figure("Reaping a VM: KVM's start() + end()", "64 MiB, 4 KiB pages, 1 vCPU")
     if figure:
