@@ -51,8 +51,8 @@
  *
  * Context: Task context.  The lock is a sleeping lock on PREEMPT_RT, so a
  * non-blockable invalidation must not use the gate.  It doesn't if the
- * architecture has the fence, see kvm_mmu_notifier_is_reap().  On all other
- * architectures it does, which is a known bug of PREEMPT_RT kernels.
+ * architecture has the fence, see kvm_mmu_notifier_is_reap().  Otherwise it
+ * does, which is a known bug of PREEMPT_RT kernels.
  */
 
 /* Tell lockdep that the caller may wait for the end of invalidations. */
