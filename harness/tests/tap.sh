@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0
+# Sourced by the tests of the scripts: a line for each check, in a clean environment.
+# shellcheck shell=bash disable=SC2319 # result looks at a condition before it
+
+set -uo pipefail
+H=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+tmp=$(mktemp -d)
+trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
+unset STAGE_FD LINUX RUN ARGS TESTS TEST CPUS CPU MEM APPEND TIMEOUT TCG ICOUNT QEMU HERD7 ARCH MODE \
+	BUSYBOX KUT ONLY LIMIT HARNESS_TOP MAKELEVEL MAKEFLAGS
+n=0 failed=0
+
+# result WHAT OUTPUT: it passes if the command before this one did.
+result()
+{
+	local rc=$?
+
+	n=$((n + 1))
+	[ $rc != 0 ] || { echo "ok $n - $1"; return; }
+	failed=1
+	echo "not ok $n - $1"
+	sed 's/^/# /' <<< "$2"
+}
+
+# refuse: for each line "WHAT | WORDS | COMMAND", with the scripts in PATH, the command
+# fails, and prints one line, but for stages, which has the words.
+refuse()
+{
+	local what words command out rc
+
+	while IFS='|' read -r what words command; do
+		words=${words# } words=${words% } rc=0
+		out=$(PATH=$H:$PATH bash -c "$command" 2>&1 </dev/null) || rc=$?
+		[ $rc != 0 ] && [ "$(grep -cv '^\[' <<< "$out")" = 1 ] && [[ $out == *"$words"* ]]
+		result "${what% }" "status $rc: $out"
+	done
+}
+
+# wait_for COMMAND...: for some time, until it succeeds.
+wait_for()
+{
+	for _ in $(seq 300); do
+		"$@" && return
+		sleep 0.2
+	done
+}
+
+finish()
+{
+	echo "1..$n"
+	exit $failed
+}
