@@ -4,6 +4,7 @@
 
 set -uo pipefail
 H=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export H tmp
 tmp=$(mktemp -d)
 trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
 unset STAGE_FD LINUX RUN ARGS TESTS TEST CPUS CPU MEM APPEND TIMEOUT TCG ICOUNT QEMU HERD7 ARCH MODE \
@@ -23,13 +24,14 @@ result()
 }
 
 # refuse: for each line "WHAT | WORDS | COMMAND", with the scripts in PATH, the command
-# fails, and prints one line, but for stages, which has the words.
+# fails, and prints one line, but for stages, which has the words, with $tmp in them.
 refuse()
 {
 	local what words command out rc
 
 	while IFS='|' read -r what words command; do
-		words=${words# } words=${words% } rc=0
+		[[ $what != '#'* ]] || continue
+		words=${words//'$tmp'/$tmp} words=${words# } words=${words% } rc=0
 		out=$(PATH=$H:$PATH bash -c "$command" 2>&1 </dev/null) || rc=$?
 		[ $rc != 0 ] && [ "$(grep -cv '^\[' <<< "$out")" = 1 ] && [[ $out == *"$words"* ]]
 		result "${what% }" "status $rc: $out"
