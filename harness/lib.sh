@@ -66,11 +66,11 @@ set_arch()
 	[ -z "$llvm" ] || compiler=clang$llvm kbuild_arch+=(LLVM="$llvm")
 }
 
-# clean_environment: for kbuild. What make(1) hands down is meant for our Makefile.
+# clean_environment: for kbuild. What make(1) hands down is meant for our Makefile. With
+# ccache, trees that come and go are compiled once.
 clean_environment()
 {
 	export LC_ALL=C
-	# Trees that come and go are compiled once.
 	[ ! -d /usr/lib/ccache ] || export PATH=/usr/lib/ccache:$PATH
 	unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES CROSS_COMPILE KBUILD_OUTPUT "${!KCONFIG_@}"
 }
