@@ -96,10 +96,10 @@ ends()
 	# A shell that runs in the background ignores ^C, and so would vm.
 	RUN=$tmp/forever env --default-signal=INT "${@:3}" > "$tmp/out" 2>&1 < /dev/null &
 	pid=$!
-	wait_for grep -q started "$tmp/out"
+	wait_for 60 grep -q started "$tmp/out"
 	kill -"$2" $pid
 	wait $pid 2> /dev/null || rc=$?
-	wait_for gone && [ $rc -gt 128 ] && grep -q started "$tmp/out"
+	wait_for 5 gone && [ $rc -gt 128 ] && grep -q started "$tmp/out"
 	result "$1" "status $rc"$'\n'"$(pgrep -af "$NAME"; cat "$tmp/out")"
 }
 ends '^C leaves no QEMU' INT "$H/vm"

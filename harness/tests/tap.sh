@@ -38,11 +38,13 @@ refuse()
 	done
 }
 
-# wait_for COMMAND...: for some time, until it succeeds.
+# wait_for SECONDS COMMAND...: until it succeeds.
 wait_for()
 {
-	for _ in $(seq 300); do
-		"$@" && return
+	local end=$((SECONDS + $1))
+
+	until "${@:2}"; do
+		[ $SECONDS -lt $end ] || return
 		sleep 0.2
 	done
 }

@@ -108,13 +108,13 @@ gone()
 for sig in TERM KILL; do
 	rm -f "$tmp/pid"
 	make -s -C "$tmp" > /dev/null 2>&1 &
-	wait_for [ -s "$tmp/pid" ]
+	wait_for 9 [ -s "$tmp/pid" ]
 	sleep 0.5
 	pid=$(cat "$tmp/pid") alive=no
 	gone || alive=yes
 	kill -$sig $!
 	wait $! 2> /dev/null
-	wait_for gone && [ $alive = yes ]
+	wait_for 9 gone && [ $alive = yes ]
 	result "nothing survives a make that gets SIG$sig" "process $pid, alive before: $alive"
 done
 
