@@ -8,13 +8,6 @@
 export FLAVOUR=${FLAVOUR:-rt} TREE=${TREE:-base} TIMEOUT=200 NAME=boot_test-$$
 "$H/kernel" "$FLAVOUR" "$TREE" || exit 1
 
-# script NAME < TEXT: a program for the guest.
-script()
-{
-	{ echo '#!/bin/sh'; cat; } > "$tmp/$1"
-	chmod +x "$tmp/$1"
-}
-
 # boot WHAT STATUS STDOUT WORDS...: what vm answers. WORDS are on stderr.
 boot()
 {
@@ -30,28 +23,19 @@ boot()
 	result "$1" "$bad"$'\n'"$(cat "$tmp/out" "$tmp/err")"
 }
 
-script good << 'EOF'
-id -u
-[ -c /dev/kvm ] && grep -q memory /sys/fs/cgroup/cgroup.subtree_control && echo "$# $2"
-EOF
-script bad << 'EOF'
-echo "output <6>[    0.0] BUG: of a program"
-echo "and its errors" >&2
-exit 3
-EOF
+script good 'id -u
+[ -c /dev/kvm ] && grep -q memory /sys/fs/cgroup/cgroup.subtree_control && echo "$# $2"'
+script bad 'echo "output <6>[    0.0] BUG: of a program"; echo "and its errors" >&2; exit 3'
+script complain 'echo "<3>BUG: sleeping function called from invalid context at a.c:1" > /dev/kmsg; echo done'
+script crash 'reboot -f'
+script forever 'echo started; sleep 1000'
 bad='output <6>[    0.0] BUG: of a program
 and its errors'
 RUN="$tmp/good $tmp/bad $tmp/good" ARGS="a 'b c'" boot 'programs, arguments, output, status' 3 \
 	$'0\n2 b c\n'"$bad"$'\n0\n2 b c' 'bad: exit status 3'
-script complain << 'EOF'
-echo '<3>BUG: sleeping function called from invalid context at a.c:1' > /dev/kmsg
-echo done
-EOF
 RUN="$tmp/bad $tmp/complain" boot 'the kernel complains' 100 "$bad"$'\ndone' \
 	'BUG: sleeping function called from invalid context at a.c:1	complain' 'would be status 3'
-script crash <<< 'reboot -f'
 RUN=$tmp/crash boot 'the guest goes away' 101 '' 'the guest went down while crash ran'
-script forever <<< 'echo started; sleep 1000'
 RUN=$tmp/forever TIMEOUT=30 boot 'a timeout' 101 started 'timeout: forever still ran after 30 s'
 export RUN=$tmp/good
 CPU=EPYC,-svm boot 'no SVM' 101 '' 'KVM did not load in the guest: kvm_amd: SVM not supported'
@@ -62,9 +46,7 @@ real=$(. "$H/lib.sh" && find_qemu && printf '%q ' "${qemu[@]}") || exit 1
 once="[ ! -e $tmp/once ] || exec $real \"\$@\"; touch $tmp/once;"
 fake()
 {
-	printf '#!/bin/bash\n[ "$1" != --version ] || { echo QEMU emulator version 10.0.0; exit; }\n%s\n' \
-		"$1" > "$tmp/qemu"
-	chmod +x "$tmp/qemu"
+	script qemu "[ \"\$1\" != --version ] || { echo QEMU emulator version 10.0.0; exit; }"$'\n'"$1"
 	rm -f "$tmp/once"
 }
 export QEMU=$tmp/qemu

@@ -38,6 +38,14 @@ refuse()
 	done
 }
 
+# script PATH TEXT: a program in $tmp.
+script()
+{
+	rm -f "$tmp/$1"
+	printf '#!/bin/sh\n%s\n' "$2" > "$tmp/$1"
+	chmod +x "$tmp/$1"
+}
+
 # wait_for SECONDS COMMAND...: until it succeeds.
 wait_for()
 {

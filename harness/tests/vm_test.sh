@@ -12,8 +12,8 @@ echo 'int main(void) { return 0; }' > "$tmp/main.c"
 gcc -o "$tmp/dynamic" "$tmp/main.c"
 gcc -static -o "$tmp/static" "$tmp/main.c"
 echo text | tee "$tmp/text" > "$tmp/exec_text"
-echo '#!/bin/sh' > "$tmp/script"
-chmod +x "$tmp/script" "$tmp/exec_text"
+script script ''
+chmod +x "$tmp/exec_text"
 
 export RUN=$tmp/script
 refuse < "$H/tests/refusals.data"
@@ -36,14 +36,7 @@ for c in bash dirname date id sort paste grep readelf mkdir tail apt-get; do
 	ln -s "$(type -P $c)" "$tmp/bin/"
 done
 deps="PATH=$tmp/bin bash $H/deps"
-# fake NAME TEXT: a script in its place.
-fake()
-{
-	rm -f "$tmp/bin/$1"
-	printf '#!/bin/sh\n%s\n' "$2" > "$tmp/bin/$1"
-	chmod +x "$tmp/bin/$1"
-}
-fake id 'echo 1000'
+script bin/id 'echo 1000'
 refuse << EOF
 missing tools, not root | missing: apt-get install | $deps build
 missing cross compiler for arm64 | gcc-aarch64-linux-gnu | ARCH=arm64 $deps build
@@ -54,19 +47,19 @@ missing cross compiler for loongarch64 | clang-19 | ARCH=loongarch64 $deps build
 EOF
 rm "$tmp/bin/apt-get"
 refuse <<< "missing tools, no Debian | on Fedora: dnf install | $deps build"
-fake id 'echo 0'
-fake apt-get 'echo first; echo "E: no such mirror"; exit 100'
+script bin/id 'echo 0'
+script bin/apt-get 'echo first; echo "E: no such mirror"; exit 100'
 out=$(PATH=$tmp/bin bash "$H/deps" build 2>&1)
 [ $? = 1 ] && [[ $out == *"installing "*"E: no such mirror"*"deps: cannot install "*"see $BUILD/deps.log" ]]
 result 'apt fails' "$out"
 rm "$tmp/bin/apt-get"
 
 # QEMU
-fake qemu 'echo QEMU emulator version 6.1.0'
+script bin/qemu 'echo QEMU emulator version 6.1.0'
 refuse <<< "an old QEMU | QEMU 6.1.0 is too old | QEMU=$tmp/bin/qemu deps boot"
-fake qemu 'echo QEMU emulator version 8.1.0'
+script bin/qemu 'echo QEMU emulator version 8.1.0'
 refuse <<< "a QEMU without SVM | does not know -cpu EPYC,+svm | QEMU=$tmp/bin/qemu deps boot"
-fake qemu-system-x86_64 'echo QEMU emulator version 9.2.0 EPYC svm'
+script bin/qemu-system-x86_64 'echo QEMU emulator version 9.2.0 EPYC svm'
 printf '%s\n' 'Dir::Etc::SourceList "/dev/null";' 'Dir::Etc::SourceParts "/dev/null";' > "$tmp/apt.conf"
 apt="APT_CONFIG=$tmp/apt.conf PATH=$tmp/bin:\$PATH"
 for again in '' ', the second time'; do
@@ -76,7 +69,7 @@ for again in '' ', the second time'; do
 	result "no newer QEMU$again" "$out"
 done
 rm "$tmp/bin/qemu-system-x86_64"
-fake qemu-system-aarch64 'echo QEMU emulator version 10.0.2'
+script bin/qemu-system-aarch64 'echo QEMU emulator version 10.0.2'
 refuse << EOF
 no busybox | no busybox for arm64 (no Debian package source | ARCH=arm64 $apt deps boot
 no busybox, the second time | set BUSYBOX= | ARCH=arm64 $apt deps boot
@@ -85,7 +78,7 @@ EOF
 rm "$tmp"/bin/qemu-system-*
 out=
 for version in 7.2.15 9.9 10.0.2 11.0; do
-	fake qemu "echo QEMU emulator version $version"
+	script bin/qemu "echo QEMU emulator version $version"
 	out+="$(QEMU=$tmp/bin/qemu bash -c '. "$0/lib.sh"; find_qemu; echo "$tcg"' "$H") "
 done
 [ "$out" = 'single single multi multi ' ]
@@ -183,7 +176,7 @@ rm -rf "$BUILD"
 refuse <<< "no package source | no Debian package source | APT_CONFIG=$tmp/apt.conf base"
 [ ! -e "$BUILD/src" ] && [ ! -e "$BUILD/base/src.new/Makefile" ]
 result 'nothing half-made is left' "$(ls "$BUILD")"
-fake df 'echo "Filesystem 1G-blocks Used Available Use% Mounted"; echo "x 9 4 5 50% /"'
+script bin/df 'echo "Filesystem 1G-blocks Used Available Use% Mounted"; echo "x 9 4 5 50% /"'
 rm "$tmp/bin/id"
 refuse <<< "a full disk | GB are needed | LINUX=$linux PATH=$tmp/bin:\$PATH base"
 finish
