@@ -27,7 +27,6 @@ and kernel logs: $BUILD/runs.
 """
 
 import argparse
-import collections
 import contextlib
 import dataclasses
 import difflib
@@ -45,14 +44,13 @@ import threading
 import time
 import tomllib
 import traceback
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-
 
 def setting(name, otherwise=""):
     """An environment variable; an empty one is none."""
     return os.environ.get(name) or otherwise
-
 
 HARNESS = Path(__file__).resolve().parent
 ROOT = HARNESS.parent
@@ -74,6 +72,11 @@ MARK = re.compile(r"^\[ *(\d+\.\d+)\](?:\[.*?\])? vm: (run|done) (\S+)(?: rc=(\d
 KUNIT = re.compile(r"^\[ *\d+\.\d+\](?:\[.*?\])?     "
                    r"(?:# Subtest: (\S+)|(not ok|ok) \d+ (\S+)(.*))", re.M)
 CASE = re.compile(r"(not ok|ok)\b(?: \d+)?(?: -)? ?(\S*)(.*)")
+MAKE = """clean_environment; log=$1; shift
+make "${kbuild_arch[@]}" -C "$@" >"$log" 2>&1 || {
+    grep -E -m 10 'error:|undefined reference|[*]{3}|No rule|No space left' "$log" || tail "$log"
+    die "building selftests failed (see $log)"
+} >&2"""
 BOOT = int(setting("BOOT", 120)) + 180      # seconds until a boot is given up
 GRACE = int(setting("GRACE", 60))           # and the guest to kill a program
 
@@ -85,15 +88,12 @@ os.environ.setdefault("HARNESS_TOP", str(os.getppid() if setting("MAKELEVEL") el
 STOPPED, VERBOSE, CHILDREN = threading.Event(), threading.Event(), set()
 SAID = []       # all that was printed about runs
 
-
 class Failure(Exception):
     """One clear line."""
-
 
 def stage(text):
     now = int(time.time()) - int(os.environ["STAGE_T0"])
     os.write(STAGE, f"[{now // 60:2}:{now % 60:02}] {text}\n".encode())
-
 
 def number(name, otherwise=0):
     value = str(setting(name, otherwise))
@@ -101,21 +101,17 @@ def number(name, otherwise=0):
         raise Failure(f"{name}={value}: a number")
     return int(value)
 
-
 def near(name, names):
     """For a refusal."""
     found = difflib.get_close_matches(name, names, 8, 0.5)
     return "; near it: " + " ".join(found) if found else ""
 
-
 def read(path):
     return Path(path).read_text(encoding="utf-8", errors="replace")
-
 
 def write(path, text):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(text, encoding="utf-8")
-
 
 @contextlib.contextmanager
 def child(args, env, **options):
@@ -134,7 +130,6 @@ def child(args, env, **options):
         if STOPPED.is_set():
             raise KeyboardInterrupt
 
-
 def no_arguments(doc):
     """For a program that takes none but --help."""
     if sys.argv[1:] in (["-h"], ["--help"]):
@@ -142,7 +137,6 @@ def no_arguments(doc):
         sys.exit(0)
     if sys.argv[1:]:
         raise Failure(f"unknown argument '{sys.argv[1]}': see --help")
-
 
 def entry(main, *args, arches=tuple(ARCHES)):
     """main() as a program, for some architectures: signals end the child processes, too."""
@@ -172,7 +166,6 @@ def entry(main, *args, arches=tuple(ARCHES)):
         traceback.print_exc()
     sys.exit(status)
 
-
 @dataclass(frozen=True)
 class Scenario:
     """See scenarios.toml."""
@@ -189,7 +182,7 @@ class Scenario:
     append: str = ""
     tcg: str = "auto"
     icount: bool = False
-    limit: int = 300 * SLOWER
+    limit: int = 300        # seconds, with x86_64
     tries: int = 1
     arch: tuple = field(default=(), compare=False)
     not_on: dict = field(default_factory=dict, compare=False)
@@ -200,6 +193,10 @@ class Scenario:
     def key(self):
         """What the guest calls it."""
         return os.path.basename(self.name)
+
+    @property
+    def seconds(self):
+        return self.limit * SLOWER
 
     def machine(self):
         """For harness/vm."""
@@ -223,13 +220,11 @@ class Scenario:
             append=f"{self.append} {setting('APPEND')}".strip(),
             kunit=self.kunit and setting("SUITE", self.kunit))
 
-
 try:
     DATA = tomllib.loads(read(HARNESS / "scenarios.toml"))
     DATA["scenario"] = {k: Scenario(k, **v) for k, v in DATA["scenario"].items()}
 except (tomllib.TOMLDecodeError, TypeError) as error:
     sys.exit(f"scenarios.toml: {error}")
-
 
 @dataclass
 class Result:
@@ -241,7 +236,7 @@ class Result:
     cases: list = field(default_factory=list)       # (passed, name, the rest of the line)
     verdict: str = ""           # what the program itself calls its result
     log: str = ""
-    complaints: list = field(default_factory=list)  # (count, kind, text)
+    complaints: Counter = field(default_factory=Counter)    # (kind, text)
     notes: list = field(default_factory=list)       # second tries, known complaints
 
     def __post_init__(self):
@@ -251,10 +246,9 @@ class Result:
             (x[10:] for x in self.said if x.startswith("# result: ")), "")
 
     def kinds(self):
-        count = collections.Counter()
-        for n, kind, _ in self.complaints:
-            count[kind] += n
-        return [f"{n} {kind}" for kind, n in count.most_common()]
+        kinds = dict.fromkeys(kind for kind, _ in self.complaints)
+        return [f"{sum(n for (x, _), n in self.complaints.items() if x == kind)} {kind}"
+                for kind in kinds]
 
     def clean(self):
         return self.outcome == "pass" and not self.complaints
@@ -266,7 +260,6 @@ class Result:
         how = {"pass": self.verdict, "fail": self.verdict or tests, "skip": "skipped",
                "timeout": "timeout"}.get(self.outcome, "no answer")
         return ", ".join([how] * bool(how) + self.kinds()) or "clean"
-
 
 def judge(rc, said):
     """The outcome of an exit status, and why: what is missing, or what failed first."""
@@ -280,7 +273,6 @@ def judge(rc, said):
         re.search(r"^(not ok .*|.*[Ff]ailed.*)", text, re.M)
     return "fail", why[1] if why else f"status {rc}: {last}"
 
-
 def problems(scenario, flavour, tree, result, _=None):
     """What differs from the expectation."""
     if not scenario.base or not UNFIXED and not tree.startswith("base"):
@@ -290,22 +282,19 @@ def problems(scenario, flavour, tree, result, _=None):
             if "# SKIP" in rest and allowed is not None and name not in allowed]
     got = {"status": str(result.status), "output": "\n".join(result.said),
            "result": result.verdict,
-           "complaints": "\n".join(f"{kind}\t{text}" for _, kind, text in result.complaints)}
+           "complaints": "\n".join(map("\t".join, result.complaints))}
     wanted = [(what, x) for what, these in scenario.base.items()
               for x in (these if isinstance(these, list) else [these])]
     return [f"expected {what} {x!r}, got {got[what][-200:]!r}" for what, x in wanted
             if not re.search(f"^{x}$" if what == "status" else x, got[what], re.M)]
 
-
 def worse(_, __, tree, result, base):
     """What is worse on the series than on the base."""
-    before = {text: n for n, _, text in base.complaints}
     fine = {"-": ("pass", "skip"), "pass": ("pass",)}.get(
         base.outcome, ("pass", "skip", "fail", base.outcome))
     return [] if tree == "base" else [f"{base.outcome} on base"] * (result.outcome not in fine) + [
-        f"{n - before.get(text, 0)} more than on base: {kind}: {text}"
-        for n, kind, text in result.complaints if n > before.get(text, 0)]
-
+        f"{n} more than on base: {kind}: {text}"
+        for (kind, text), n in (result.complaints - base.complaints).items()]
 
 class Build:
     """A build folder: sources, kernels, selftests."""
@@ -313,27 +302,19 @@ class Build:
     def __init__(self, path=BUILD):
         self.path, self.src, self.revs = Path(path), Path(path) / "src", {}
 
-    def command(self, *args, log=None):
-        """What a command prints, unless it goes to a log; or why it fails."""
-        with open(log or os.devnull, "w+", encoding="utf-8", errors="replace") as out, child(
-                args, {"BUILD": str(self.path)}, stdout=out if log else subprocess.PIPE,
-                stderr=out if log else subprocess.PIPE, text=True, errors="replace") as process:
-            said, err = (x or "" for x in process.communicate())
+    def command(self, *args):
+        """What a command prints, or why it fails."""
+        with child(args, {"BUILD": str(self.path)}, stdout=subprocess.PIPE,
+                   stderr=subprocess.PIPE, text=True, errors="replace") as process:
+            out, err = process.communicate()
         if process.returncode:
-            if log:
-                errors = re.findall(r".*(?:error:|undefined reference|\*\*\*|No rule|No space left).*", read(log))
-                err = "\n".join(errors[:10] or read(log).splitlines()[-10:]) + f"\n(see {log})"
             raise Failure(err.strip() or f"{os.path.basename(args[0])} failed")
         sys.stderr.write(err)
-        return said.strip()
+        return out.strip()
 
-    def shell(self, script, *args, **options):
+    def shell(self, script, *args):
         """The same for a script that uses lib.sh."""
-        return self.command("bash", "-c", f'. "$0/lib.sh"; set_arch; {script}', HARNESS, *args,
-                            **options)
-
-    def git(self, *args):
-        return self.command("git", "-C", self.src, *args)
+        return self.command("bash", "-c", f'. "$0/lib.sh"; set_arch; {script}', HARNESS, *args)
 
     def rev(self, tree):
         """The commit of a tree."""
@@ -349,59 +330,56 @@ class Build:
         """The program of a KVM selftest, of the series if the tree does not have it."""
         top = "tools/testing/selftests/kvm/"
         for where in (tree, "series"):
-            paths = self.git("ls-tree", "--name-only", self.rev(where), top, f"{top}{FOLDER}/")
+            paths = self.command("git", "-C", self.src, "ls-tree", "--name-only", self.rev(where),
+                                 top, f"{top}{FOLDER}/")
             names = [x[len(top):-2] for x in paths.split() if x.endswith(".c")]
             for name in (test, f"{FOLDER}/{test}"):
                 if name in names:
-                    return self.selftests(where, name)[name]
+                    return self.selftests(where, name) / name
         raise Failure(f"no selftest '{test}' for {ARCH}{near(test, names)}")
 
     def selftests(self, tree, *tests):
-        """Build KVM's selftests of a tree, static, in $BUILD/selftests/TREE; all of
-        them, or some. {name: program}. All trees with +NAME share a folder.
+        """Build KVM's selftests of a tree, static; all of them, or some. Their folder in
+        $BUILD/selftests/TREE; all trees with +NAME share one.
 
         They are built from a copy: $BUILD/src stays clean, and may be busy with a
         kernel of another tree. In it, files that don't change keep their time stamps."""
         out = self.path / f"selftests{SUFFIX}" / ("extra" if "+" in tree else tree)
         copy, stamp, top = out / "src", out / "stamp", out / "bin"
-        make = 'clean_environment; make "${kbuild_arch[@]}" -C "$@"'
+        log, jobs = out / "build.log", f"-j{os.cpu_count() + 1}"
         out.mkdir(parents=True, exist_ok=True)
         with open(out / ".lock", "w", encoding="ascii") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            key = "\n".join([self.git("rev-parse", self.rev(tree) + "^{tree}"),
-                             read(self.src / ".base"), self.shell('"$compiler" --version')])
+            key = self.command("git", "-C", self.src, "rev-parse", self.rev(tree) + "^{tree}") + \
+                self.shell('"$compiler" --version')
             if not stamp.exists() or read(stamp) != key:
                 stage(f"copying the selftests of {tree}")
                 stamp.unlink(missing_ok=True)
-                self.export(self.rev(tree), copy)
-                self.shell(make, copy, f"O={out}/headers", f"INSTALL_HDR_PATH={out}/headers/usr",
-                           "headers_install", log=out / "build.log")
+                self.checkout(self.rev(tree), copy)
+                self.shell(MAKE, log, copy, f"O={out}/headers", "headers_install",
+                           f"INSTALL_HDR_PATH={out}/headers/usr")
                 write(stamp, key)
             missing = [top / x for x in tests if not (top / x).exists()
                        or (top / x).stat().st_mtime < stamp.stat().st_mtime]
             if missing or not tests:
                 stage(f"building selftests of {tree}: {' '.join(tests) or 'all'}")
-                self.shell(make, copy / "tools/testing/selftests/kvm", f"-j{os.cpu_count() + 1}",
-                           f"OUTPUT={top}", f"KHDR_INCLUDES=-isystem {out}/headers/usr/include",
-                           "USERLDFLAGS=-static", *missing or ["all"], log=out / "build.log")
+                self.shell(MAKE, log, copy / "tools/testing/selftests/kvm", f"OUTPUT={top}", jobs,
+                           f"KHDR_INCLUDES=-isystem {out}/headers/usr/include",
+                           "USERLDFLAGS=-static", *missing or ["all"])
                 for path in missing:
                     os.utime(path)
-        return {x: top / x for x in tests} or {
-            x.relative_to(top).as_posix(): x for sub in (top, top / FOLDER) for x in sub.iterdir()
-            if x.is_file() and os.access(x, os.X_OK) and "." not in x.name}
+        return top
 
-    def export(self, rev, copy):
-        """What selftests are made of."""
-        git = ("git", "-C", copy)
+    def checkout(self, rev, copy):
+        """What selftests are made of; of their headers, the vfio tests have symbolic links."""
+        tools = (f"tools/{x}" for x in "arch build include lib scripts testing/selftests".split())
         if not copy.is_dir():
             self.command("git", "init", "-q", copy)
-            # Of their headers, the vfio tests have symbolic links.
-            self.command(*git, "sparse-checkout", "set", "--cone", "scripts", "include", "usr",
-                         f"arch/{FOLDER}", "drivers/dma", "drivers/net/ethernet/intel/igb",
-                         *(f"tools/{x}" for x in ("arch", "build", "include", "lib", "scripts",
-                                                  "testing/selftests")))
+            self.command("git", "-C", copy, "sparse-checkout", "set", "--cone", "scripts",
+                         "include", "usr", f"arch/{FOLDER}", "drivers/dma",
+                         "drivers/net/ethernet/intel/igb", *tools)
         write(copy / ".git/objects/info/alternates", f"{self.src}/.git/objects\n")
-        self.command(*git, "checkout", "-q", "-f", "--detach", rev)
+        self.command("git", "-C", copy, "checkout", "-q", "-f", "--detach", rev)
 
     def program(self, s, tree):
         """A scenario's program, by the name that it has in the guest."""
@@ -417,51 +395,46 @@ class Build:
             path.symlink_to(s.program or self.selftest(s.test, s.tests or tree))
         return str(path)
 
-
 class Boot:
     """One boot with as many of the scenarios as it survives."""
 
     def __init__(self, build, flavour, tree, scenarios, path, overlay=None, judge_status=judge):
         self.build, self.tree, self.judge_status = build, tree, judge_status
         self.first, self.scenarios = scenarios[0], {s.key: s for s in scenarios}
-        self.log, self.out, self.err, self.over = (
+        self.log, self.out, self.err, over = (
             Path(f"{path}.{x}") for x in ("log", "out", "err", "overlay"))
-        self.hung, self.seconds = False, 0
         self.log.unlink(missing_ok=True)
-        shutil.rmtree(self.over, ignore_errors=True)
+        shutil.rmtree(over, ignore_errors=True)
         if overlay:
-            shutil.copytree(overlay, self.over, symlinks=True)
+            shutil.copytree(overlay, over, symlinks=True)
         for s in scenarios:
-            write(self.over / "args.d" / s.key, s.args + "\n")
-            write(self.over / "limit.d" / s.key, f"{s.limit}\n")
-        timeout = self.first.limit if self.first.kunit else \
-            BOOT + sum(s.limit + GRACE for s in scenarios)
+            write(over / "args.d" / s.key, s.args + "\n")
+            write(over / "limit.d" / s.key, f"{s.seconds}\n")
+        timeout = BOOT + sum(s.seconds + GRACE for s in scenarios)
         self.env = self.first.machine() | {
             "BUILD": str(build.path), "TREE": tree, "FLAVOUR": flavour, "LOG": str(self.log),
-            "OVERLAY": str(self.over), "NAME": os.path.basename(path), "TIMEOUT": str(timeout),
-            "RUN": " ".join(build.program(s, tree) for s in scenarios), "ARGS": ""}
+            "NAME": os.path.basename(path), "OVERLAY": str(over), "ARGS": "",
+            "RUN": " ".join(build.program(s, tree) for s in scenarios),
+            "TIMEOUT": str(self.first.seconds if self.first.kunit else timeout)}
+        self.hung, self.took = False, 0
 
     def run(self):
-        begin = time.monotonic()
+        """Until it ends, or the guest does not go on."""
+        last, limit, begin = None, BOOT + self.first.seconds, time.monotonic()
+        since = begin
         with open(self.out, "wb") as out, open(self.err, "wb") as err, \
                 child([HARNESS / "vm"], self.env, stdout=out, stderr=err) as vm:
-            self.watch(vm)
-        self.seconds = time.monotonic() - begin
-        shutil.rmtree(self.over)
+            while vm.poll() is None and not self.hung:
+                marks = self.marks()
+                if marks and marks[-1] != last:
+                    last, since = marks[-1], time.monotonic()
+                    limit = self.scenarios[last[2]].seconds + GRACE if last[1] == "run" else BOOT
+                    stage(f"  {self.tree}: {last[2]}: {last[1]}")
+                self.hung = time.monotonic() - since > limit
+                time.sleep(0.5)
+        self.took = time.monotonic() - begin
         if vm.returncode == 2:
             raise Failure(f"{self.why('vm failed')} (see {self.err})")
-
-    def watch(self, vm):
-        """Until it ends, or the guest does not go on."""
-        last, since, limit = None, time.monotonic(), BOOT
-        while vm.poll() is None and not self.hung:
-            marks = self.marks()
-            if marks and marks[-1] != last:
-                last, since = marks[-1], time.monotonic()
-                limit = GRACE + self.scenarios[last[2]].limit if last[1] == "run" else BOOT
-                stage(f"  {self.tree}: {last[2]}: {last[1]}")
-            self.hung = time.monotonic() - since > limit
-            time.sleep(0.5)
 
     def marks(self):
         """(time, "run" or "done", program, exit status) for each in the log."""
@@ -475,7 +448,7 @@ class Boot:
         """The output of what is short, and wanted after an interruption, too."""
         return subprocess.run(
             command, env=os.environ | self.env, stdin=subprocess.DEVNULL, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace").stdout
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace")
 
     def results(self):
         """{scenario: Result} of those that began, and of what came between them if the
@@ -483,13 +456,13 @@ class Boot:
         found, between = self.kunit() if self.first.kunit else self.programs(), Result("pass")
         of = {s.key: r for s, r in found.items()}
         otherwise = found.get(self.first, between) if len(self.scenarios) == 1 else between
-        for line in self.filter(HARNESS / "complaints", "-p", self.log).splitlines():
+        for line in self.filter(HARNESS / "complaints", "-p", self.log).stdout.splitlines():
             count, kind, text, program = line.split("\t")
             r = of.get(program.removeprefix("after "), otherwise)
             if kind.startswith("known "):
                 r.notes.append(f"{count}x {kind}: {text}")
             else:
-                r.complaints.append((int(count), kind, text))
+                r.complaints[kind, text] += int(count)
         if between.complaints:
             found[Scenario("(boot)", "between the programs")] = between
         for r in found.values():
@@ -512,7 +485,7 @@ class Boot:
                                   self.why("no reason is known"), said=lines)
                 continue
             rc, seconds = int(rc), float(stamp) - begun[s]
-            ended = ("timeout", f"after {s.limit} s") if rc == 137 and seconds >= s.limit - 1 \
+            ended = ("timeout", f"after {s.seconds} s") if rc == 137 and seconds >= s.seconds - 1 \
                 else self.judge_status(rc, lines)
             found[s] = Result(*ended, seconds, rc, lines)
         return {s: r for s, r in found.items() if r.outcome != "died" or not STOPPED.is_set()}
@@ -522,17 +495,16 @@ class Boot:
         log, suite, cases = read(self.log), "", []
         if STOPPED.is_set() or "KTAP version" not in log and not self.marks():
             return {}
-        said = self.filter(sys.executable, "-B", self.build.src / "tools/testing/kunit/kunit.py",
-                           "parse", self.log).splitlines()
+        kunit = self.build.src / "tools/testing/kunit/kunit.py"
+        parsed = self.filter(sys.executable, "-B", kunit, "parse", self.log)
         for subtest, ok, name, rest in KUNIT.findall(log):
             suite = subtest or suite
             if ok:
                 cases.append((ok == "ok", f"{suite}.{name}", rest.rstrip()))
-        ran = next((x.split("complete. ")[1] for x in said if "Testing complete. " in x), "no tests")
-        bad = ran == "no tests" or not all(ok for ok, *_ in cases)
-        outcome = "timeout" if not self.marks() else "fail" if bad else "pass"
-        return {self.first: Result(outcome, ran, self.seconds, int(bad), said, cases, ran)}
-
+        outcome = "timeout" if not self.marks() else "fail" if parsed.returncode else "pass"
+        ran = (re.findall(r"Testing complete\. *(.*)", parsed.stdout) or ["no tests"])[0]
+        return {self.first: Result(outcome, ran, self.took, parsed.returncode,
+                                   parsed.stdout.splitlines(), cases, ran)}
 
 def another_try(s, r, tries):
     """Why a scenario has one, if it has."""
@@ -540,7 +512,6 @@ def another_try(s, r, tries):
     if r.outcome == "fail" and not r.complaints and tries < max(s.tries, 1 + bool(why)):
         return f"{why or r.reason}: another try"
     return ""
-
 
 def run_all(build, flavour, tree, scenarios, folder, results, expected=None, title="",
             shared=False, **options):
@@ -558,7 +529,7 @@ def run_all(build, flavour, tree, scenarios, folder, results, expected=None, tit
             bad = [] if s.unsuited(flavour) else expected(s, flavour, tree, r, base)
             tap(title + (s.title or s.name), bad, r)
 
-    groups = collections.defaultdict(list)
+    groups = defaultdict(list)
     for s in scenarios:
         if why := s.unsuited(flavour):
             ended(s, Result("skip", why))
@@ -570,7 +541,7 @@ def run_all(build, flavour, tree, scenarios, folder, results, expected=None, tit
     os.makedirs(folder, exist_ok=True)
     for left in groups.values():
         name = left[0].key + (f"+{len(left) - 1}" if left[1:] else "")
-        tries, notes, boots = collections.Counter(), collections.defaultdict(list), 0
+        tries, notes, boots = Counter(), defaultdict(list), 0
         while left:
             boots += 1
             boot = Boot(build, flavour, tree, left, f"{folder}/{name}-{flavour}{RUNS}-{tree}" + (
@@ -590,13 +561,11 @@ def run_all(build, flavour, tree, scenarios, folder, results, expected=None, tit
             if not set(boot.scenarios.values()) & set(found):
                 raise Failure(f"{tree} does not boot, see {boot.err}")
 
-
 # Reports
 
 def say(*lines):
     SAID.extend(lines)
     print(*lines, sep="\n", flush=True)
-
 
 def tap(text, bad, r):
     """A line, with what there is to say below it."""
@@ -604,7 +573,7 @@ def tap(text, bad, r):
     words = f"# SKIP {r.reason}" if r.outcome == "skip" and not bad else \
         f"{r.words()} # {r.seconds:.0f} s"
     below = r.notes + [f"ok {x}{rest}" for _, x, rest in r.cases if "# SKIP" in rest] + \
-        bad + [f"{n}x {kind}: {text}" for n, kind, text in r.complaints[:8]]
+        bad + [f"{n}x {kind}: {text}" for (kind, text), n in r.complaints.most_common(8)]
     if not r.clean() and r.outcome != "skip":
         below.append(r.reason)
     if bad:
@@ -614,10 +583,8 @@ def tap(text, bad, r):
         print(*r.said, sep="\n")
     say(f"{'not ok' if bad else 'ok'} {number} - {text}: {words}", *(f"# {x}" for x in below if x))
 
-
 def failed():
     return int(any(x.startswith("not ok") for x in SAID))
-
 
 def table(rows):
     """Below the first, the others. Cells that are too long go on in the next line."""
@@ -630,18 +597,15 @@ def table(rows):
     lines = list(grid(lines, " | "))
     return lines[:ends[0]] + ["-" * max(map(len, lines))] + lines[ends[0]:]
 
-
 def grid(rows, between="  "):
     """Columns as wide as they need to be."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         yield between.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip()
 
-
 def heading(target):
     """The first lines of a table in results/: those of lib.sh."""
     return Build().shell('heading "$1"', target).split("\n")
-
 
 @contextlib.contextmanager
 def result_file(path, lines=None):
@@ -654,7 +618,6 @@ def result_file(path, lines=None):
         if lines:
             write(name, "\n".join(lines) + "\n")
             stage(f"written: {os.path.relpath(name)}" + (", not whole" if name != path else ""))
-
 
 def side_by_side(flavour, tests, folder, path, target, **options):
     """Run {tree: [Scenario]}, in few boots, and write what becomes of them to path. The
@@ -673,12 +636,11 @@ def side_by_side(flavour, tests, folder, path, target, **options):
                          *(f"{r.seconds:.0f}" for r in row), row[-1].reason))
         say("", *grid(rows), "")
         for tree in tests:
-            count = collections.Counter(r.outcome for (t, _), r in results.items() if t == tree)
+            count = Counter(r.outcome for (t, _), r in results.items() if t == tree)
             say(f"{tree}: " + ", ".join(f"{n} {x}" for x, n in count.most_common()))
         bad = [x for x in SAID if x.startswith("not ok")]
         say(f"{len(bad) or 'nothing is'} worse on the series", *bad)
     return failed()
-
 
 # Lists
 
@@ -686,31 +648,32 @@ def kselftest():
     flavour, npt, only = setting("FLAVOUR", "rt"), setting("NPT", "1"), setting("ONLY")
     if npt not in ("0", "1"):
         raise Failure(f"NPT={npt}: 0 or 1")
-    if flavour not in ("rt", "std") or SUFFIX and (flavour, npt) != ("rt", "1"):
+    whole = (flavour, npt) == ("rt", "1")
+    if not whole and (flavour not in ("rt", "std") or SUFFIX):
         raise Failure(f"FLAVOUR={flavour}: rt or std; rt, and no NPT=, with ARCH={ARCH}")
-    data, folder, tests, chosen = DATA["kselftest"], BUILD / "kselftest", {}, set()
-    programs = {tree: Build().selftests(tree) for tree in ("base", "series")}
-    names = set().union(*programs.values())
-    if not SUFFIX and (unknown := set(data["tests"]) - names):
-        raise Failure(f"scenarios.toml: no selftest {' '.join(unknown)}")
-    for pattern in (only or ("*" if (flavour, npt) == ("rt", "1") else data["some"])).split():
+    data, tests, chosen = DATA["kselftest"], {}, set()
+    for tree in ("base", "series"):
+        top = Build().selftests(tree)
+        tests[tree] = {x.relative_to(top).as_posix(): x for sub in (top, top / FOLDER)
+                       for x in sub.iterdir() if "." not in x.name and x.is_file()
+                       and os.access(x, os.X_OK)}
+    names = sorted(tests["base"] | tests["series"])
+    for pattern in (only or ("*" if whole else data["some"])).split():
         found = {x for x in names for y in (x, x.removeprefix(FOLDER + "/"))
                  if fnmatch.fnmatchcase(y, pattern)}
         if not found:
             raise Failure(f"no selftest '{pattern}'{near(pattern, names)}")
         chosen |= found
-    for tree in programs:
-        given = {x: {"limit": 120} | data["tests"].get(x, {}) for x in chosen & set(programs[tree])}
-        tests[tree] = [dataclasses.replace(
-            Scenario(x, program=programs[tree][x], mem="3G", append=data["append"] + (
-                " kvm_amd.npt=0" if npt == "0" else ""), **given[x]),
-            limit=given[x]["limit"] * SLOWER).customized() for x in sorted(given)]
+    append = data["append"] + ("" if npt == "1" else " kvm_amd.npt=0")
+    tests = {tree: [Scenario(x, program=programs[x], append=append, **{
+        "mem": "3G", "limit": 120} | data["tests"].get(x, {})).customized()
+        for x in names if x in chosen & set(programs)] for tree, programs in tests.items()}
     name = f"kselftest-{flavour}{RUNS}" + ("" if npt == "1" else "-nonpt")
     target = f"kselftest{GIVEN} FLAVOUR={flavour}" + ("" if npt == "1" else " NPT=0") + (
         f' ONLY="{only}"' if only else "")
+    folder = BUILD / "kselftest"
     return side_by_side(flavour, tests, folder / name,
                         (folder if only else ROOT / "results") / f"{name}.txt", target)
-
 
 def kcsan():
     folder = BUILD / "kcsan"
@@ -728,7 +691,6 @@ def kcsan():
         run_all(Build(), "kcsan", "series+kcsan", scenarios, folder, {}, problems,
                 overlay=folder / "overlay")
     return failed()
-
 
 def after_parts():
     """After each part of the series, the tests that it makes pass. After the fixes,
@@ -749,7 +711,6 @@ def after_parts():
                 as_base if data.get("as_base") else problems, f"after {part}: ")
     return failed()
 
-
 def on_trees(flavour, trees, scenarios, expected=problems, more=()):
     """Run scenarios on {tree: head}, with a table if there are several."""
     results = {}
@@ -760,7 +721,6 @@ def on_trees(flavour, trees, scenarios, expected=problems, more=()):
         rows = [[s.title, *(results[tree, s.name].words() for tree in trees)] for s in scenarios]
         print("", *table([[RUNS[1:].replace("-", ", "), *trees.values()], *rows, *more]), sep="\n")
     return failed()
-
 
 def demo():
     build, data, more, legend = Build(), DATA["demo"], [], ""
@@ -782,9 +742,7 @@ def demo():
     print(legend)
     return bad
 
-
 LISTS = {"demo": demo, "after-parts": after_parts, "kcsan": kcsan, "kselftest": kselftest}
-
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
@@ -792,7 +750,6 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self):
         return __doc__
-
 
 def main():
     parser = Parser(allow_abbrev=False)
@@ -827,7 +784,6 @@ def main():
         return on_trees(args.flavour, dict(zip(trees, trees)),
                         [DATA["scenario"][x].customized() for x in args.names])
     return 0
-
 
 if __name__ == "__main__":
     entry(main)

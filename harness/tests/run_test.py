@@ -150,7 +150,8 @@ class Run(unittest.TestCase):
         src, kvm = "build/src/", "build/src/tools/testing/selftests/kvm/"
         self.write(src + ".base", "linux 7.3\n")
         self.write(src + "Makefile", "headers_install:\nkernelversion:\n\t@echo 7.3.4\n")
-        self.write(src + "tools/testing/kunit/kunit.py", "print('Testing complete. Ran 2 tests')\n")
+        self.write(src + "tools/testing/kunit/kunit.py", "import sys\n"
+                   "print('Testing complete. Ran 2 tests')\nsys.exit('not ok' in open(sys.argv[2]).read())\n")
         self.write(kvm + "Makefile", "all: $(patsubst %.c,$(OUTPUT)/%,$(wildcard x86/*.c))\n"
                    "$(OUTPUT)/%: %.c\n\tmkdir -p $(@D)\n\techo >> $(STUB)/made\n\techo '#!/bin/sh' > $@\n"
                    "\tchmod +x $@\n")
