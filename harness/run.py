@@ -513,27 +513,26 @@ def another_try(s, r, tries):
         return f"{why or r.reason}: another try"
     return ""
 
-def run_all(build, flavour, tree, scenarios, folder, results, expected=None, title="",
-            shared=False, **options):
+def run_all(build, flavour, tree, scenarios, folder, results, expected=None, title="", **options):
     """Fill results, {(tree, name): Result}, with a TAP line for each if something is
     expected(scenario, flavour, tree, Result, that of the base).
 
     Those with the same machine share a boot, and what the guest did not survive is the
     result of the scenario that ran. Those that remain go on in another boot, as they do
     if lockdep has turned itself off, after which a complaint would be missed. On the
-    base, where complaints are expected, they only share it if they are told to."""
+    base, where complaints are expected, they only share it to be compared with the series."""
     def ended(s, r):
         results[tree, s.name] = r
+        base = results.get(("base", s.name), Result("-"))
         if expected:
-            base = results.get(("base", s.name), Result("-"))
             bad = [] if s.unsuited(flavour) else expected(s, flavour, tree, r, base)
             tap(title + (s.title or s.name), bad, r)
 
     groups = defaultdict(list)
     for s in scenarios:
-        if why := s.unsuited(flavour):
-            ended(s, Result("skip", why))
-        elif shared or tree.startswith("series") and not UNFIXED:
+        if s.unsuited(flavour):
+            ended(s, Result("skip", s.unsuited(flavour)))
+        elif expected is worse or tree.startswith("series") and not UNFIXED:
             groups[str(s.machine())].append(s)
         else:
             groups[s.name].append(s)
@@ -608,7 +607,7 @@ def heading(target):
     return Build().shell('heading "$1"', target).split("\n")
 
 @contextlib.contextmanager
-def result_file(path, lines=None):
+def result_file(path, head=(), lines=None):
     """Lines for a file, which is written as a whole; if interrupted, as .partial."""
     lines, name = [] if lines is None else lines, f"{path}.partial"
     try:
@@ -616,7 +615,7 @@ def result_file(path, lines=None):
         name = path
     finally:
         if lines:
-            write(name, "\n".join(lines) + "\n")
+            write(name, "\n".join([*head, *lines]) + "\n")
             stage(f"written: {os.path.relpath(name)}" + (", not whole" if name != path else ""))
 
 def side_by_side(flavour, tests, folder, path, target, **options):
@@ -624,11 +623,10 @@ def side_by_side(flavour, tests, folder, path, target, **options):
     exit status is 1 if anything is worse on the series."""
     results = {}
     shutil.rmtree(folder, ignore_errors=True)
-    with result_file(path, SAID):
-        SAID.extend(heading(target))
+    with result_file(path, heading(target), SAID):
         for tree, scenarios in tests.items():
             run_all(Build(), flavour, tree, scenarios, folder, results, worse, f"{tree}: ",
-                    shared=True, **options)
+                    **options)
         rows = [("test", *tests, *["s"] * len(tests), "")]
         for name in dict.fromkeys(name for _, name in results):
             row = [results.get((tree, name), Result("-")) for tree in tests]
@@ -658,6 +656,8 @@ def kselftest():
                        for x in sub.iterdir() if "." not in x.name and x.is_file()
                        and os.access(x, os.X_OK)}
     names = sorted(tests["base"] | tests["series"])
+    if not SUFFIX and (unknown := set(data["tests"]) - set(names)):
+        raise Failure(f"scenarios.toml: no selftest {' '.join(unknown)}")
     for pattern in (only or ("*" if whole else data["some"])).split():
         found = {x for x in names for y in (x, x.removeprefix(FOLDER + "/"))
                  if fnmatch.fnmatchcase(y, pattern)}
@@ -684,10 +684,9 @@ def kcsan():
     write(folder / "known-complaints", read(HARNESS / "known-complaints") + "".join(
         f"*\tBUG: KCSAN: data-race in (\\S+ / )?{x}( / \\S+)?$\tknown-races\n" for x in races))
     # A race takes two threads.
-    scenarios = [dataclasses.replace(DATA["scenario"][x], tcg="multi", tests="series")
-                 for x in DATA["list"]["kcsan"]]
-    with result_file(ROOT / "results/kcsan.txt", SAID):
-        SAID.extend(heading("kcsan"))
+    scenarios = [dataclasses.replace(s, tcg="multi", tests="series")
+                 for s in map(DATA["scenario"].get, DATA["list"]["kcsan"])]
+    with result_file(ROOT / "results/kcsan.txt", heading("kcsan"), SAID):
         run_all(Build(), "kcsan", "series+kcsan", scenarios, folder, {}, problems,
                 overlay=folder / "overlay")
     return failed()
@@ -702,8 +701,9 @@ def after_parts():
     for part, data in DATA["after"].items():
         text = read(ROOT / "patches/series").partition(f"[{part}]\n")[2].partition("\n[")[0]
         tree = "series@" + re.findall(r"^(\d{4})-", text, re.M)[-1]
-        scenarios = [dataclasses.replace(DATA["scenario"][x], tests="series", **(
-            {"args": data["args"][x]} if x in data.get("args", {}) else {})) for x in data["scenarios"]]
+        scenarios = [dataclasses.replace(
+            s, tests="series", args=data.get("args", {}).get(s.name, s.args))
+            for s in map(DATA["scenario"].get, data["scenarios"])]
         if data.get("as_base"):
             run_all(build, "rt", "base", scenarios, folder, results)
         stage(f"after the part {part}, {tree}")
