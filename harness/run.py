@@ -103,8 +103,8 @@ def number(name, otherwise=0):
 
 def near(name, names):
     """For a refusal."""
-    found = difflib.get_close_matches(name, names, 8, 0.5)
-    return "; near it: " + " ".join(found) if found else ""
+    found = [x for x in names if name in x] + difflib.get_close_matches(name, names, 5)
+    return "; near it: " + " ".join(list(dict.fromkeys(found))[:8]) if found else ""
 
 def read(path):
     return Path(path).read_text(encoding="utf-8", errors="replace")
@@ -403,7 +403,7 @@ class Boot:
         self.first, self.scenarios = scenarios[0], {s.key: s for s in scenarios}
         self.log, self.out, self.err, over = (
             Path(f"{path}.{x}") for x in ("log", "out", "err", "overlay"))
-        self.log.unlink(missing_ok=True)
+        write(self.log, "")
         shutil.rmtree(over, ignore_errors=True)
         if overlay:
             shutil.copytree(overlay, over, symlinks=True)
@@ -438,7 +438,10 @@ class Boot:
 
     def marks(self):
         """(time, "run" or "done", program, exit status) for each in the log."""
-        return MARK.findall(read(self.log)) if self.log.exists() else []
+        # It is away for a moment when vm has a second try.
+        with contextlib.suppress(FileNotFoundError):
+            return MARK.findall(read(self.log))
+        return []
 
     def why(self, otherwise):
         """What vm says about it."""
@@ -506,10 +509,10 @@ class Boot:
         return {self.first: Result(outcome, ran, self.took, parsed.returncode,
                                    parsed.stdout.splitlines(), cases, ran)}
 
-def another_try(s, r, tries):
+def another_try(s, r, notes):
     """Why a scenario has one, if it has."""
     why = next((x["why"] for x in DATA["retry"] if re.search(x["output"], "\n".join(r.said))), "")
-    if r.outcome == "fail" and not r.complaints and tries < max(s.tries, 1 + bool(why)):
+    if r.outcome == "fail" and not r.complaints and len(notes) + 1 < max(s.tries, 1 + bool(why)):
         return f"{why or r.reason}: another try"
     return ""
 
@@ -528,30 +531,28 @@ def run_all(build, flavour, tree, scenarios, folder, results, expected=None, tit
             bad = [] if s.unsuited(flavour) else expected(s, flavour, tree, r, base)
             tap(title + (s.title or s.name), bad, r)
 
+    shared = expected is worse or tree.startswith("series") and not UNFIXED
     groups = defaultdict(list)
     for s in scenarios:
         if s.unsuited(flavour):
             ended(s, Result("skip", s.unsuited(flavour)))
-        elif expected is worse or tree.startswith("series") and not UNFIXED:
-            groups[str(s.machine())].append(s)
         else:
-            groups[s.name].append(s)
+            groups[str(s.machine()) if shared else s.name].append(s)
     build.kernel(flavour, tree)
-    os.makedirs(folder, exist_ok=True)
     for left in groups.values():
-        name = left[0].key + (f"+{len(left) - 1}" if left[1:] else "")
-        tries, notes, boots = Counter(), defaultdict(list), 0
+        name, notes, boots = left[0].key, defaultdict(list), 0
+        if left[1:]:
+            name += f"+{len(left) - 1}"
         while left:
             boots += 1
-            boot = Boot(build, flavour, tree, left, f"{folder}/{name}-{flavour}{RUNS}-{tree}" + (
-                f"-{boots}" if boots > 1 else ""), **options)
+            path = f"{folder}/{name}-{flavour}{RUNS}-{tree}" + (f"-{boots}" if boots > 1 else "")
+            boot = Boot(build, flavour, tree, left, path, **options)
             try:
                 boot.run()
             finally:
                 found = boot.results()
                 for s, r in found.items():
-                    tries[s] += 1
-                    if why := another_try(s, r, tries[s]):
+                    if why := another_try(s, r, notes[s]):
                         notes[s].append(why)
                     else:
                         r.notes += notes[s]
@@ -744,15 +745,12 @@ def demo():
 
 LISTS = {"demo": demo, "after-parts": after_parts, "kcsan": kcsan, "kselftest": kselftest}
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise Failure(f"{message}: see --help")
-
-    def format_help(self):
-        return __doc__
+def refuse(message):
+    raise Failure(f"{message}: see --help")
 
 def main():
-    parser = Parser(allow_abbrev=False)
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.error, parser.format_help = refuse, lambda: __doc__
     parser.add_argument("--flavour", default=setting("FLAVOUR", "rt"))
     parser.add_argument("--tree", default=setting("TREE", "series"))
     parser.add_argument("-v", action="store_true")
