@@ -292,7 +292,8 @@ def worse(_, __, tree, result, base):
     """What is worse on the series than on the base."""
     fine = {"-": ("pass", "skip"), "pass": ("pass",)}.get(
         base.outcome, ("pass", "skip", "fail", base.outcome))
-    return [] if tree == "base" else [f"{base.outcome} on base"] * (result.outcome not in fine) + [
+    how = "not" if base.outcome == "-" else base.outcome
+    return [] if tree == "base" else [f"{how} on base"] * (result.outcome not in fine) + [
         f"{n} more than on base: {kind}: {text}"
         for (kind, text), n in (result.complaints - base.complaints).items()]
 
