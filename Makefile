@@ -5,7 +5,7 @@
 H := harness
 
 .PHONY: help demo check bench tree refresh series base kernel vm shell selftest kunit litmus clean
-.PHONY: mutants kselftest kvm-unit-tests bisect-check kcsan liveness nightly
+.PHONY: mutants kselftest kvm-unit-tests bisect-check kcsan liveness isolation soak nightly
 
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(MAKEFILE_LIST)
@@ -79,7 +79,7 @@ clean:
 #:   make kselftest [FLAVOUR=] [NPT=0] [ONLY="x86/xen_shinfo_test ..."]
 #:   make kvm-unit-tests KUT=<a built tree> [ONLY=]
 #:   make liveness [FLAVOUR=] [RUNS=5] [ONLY="slot/4K/* ..."]
-#:   make bisect-check, kcsan, nightly
+#:   make bisect-check, kcsan, isolation, nightly, soak [HOURS=] [FLAVOUR=]
 mutants: deps
 	@$(H)/mutate $(ONLY)
 kselftest: deps
@@ -92,6 +92,10 @@ kcsan: deps
 	@$(H)/run.py kcsan
 liveness: deps
 	@$(H)/bench/liveness.py
+isolation: deps
+	@$(H)/bench/isolation
+soak: deps
+	@$(H)/bench/soak.py
 nightly: deps
 	@$(H)/deps bench
 	@$(H)/check --nightly
