@@ -20,7 +20,7 @@ boot()
 		grep -qF -- "$words" "$tmp/err" || bad+=" no '$words'"
 	done
 	[ -z "$bad" ]
-	result "$1" "$bad"$'\n'"$(cat "$tmp/out" "$tmp/err")"
+	result $? "$1" "$bad"$'\n'"$(cat "$tmp/out" "$tmp/err")"
 }
 
 script good 'id -u
@@ -82,7 +82,7 @@ ends()
 	kill -"$2" $pid
 	wait $pid 2> /dev/null || rc=$?
 	wait_for 5 gone && [ $rc -gt 128 ] && grep -q started "$tmp/out"
-	result "$1" "status $rc"$'\n'"$(pgrep -af "$NAME"; cat "$tmp/out")"
+	result $? "$1" "status $rc"$'\n'"$(pgrep -af "$NAME"; cat "$tmp/out")"
 }
 ends '^C leaves no QEMU' INT "$H/vm"
 ends 'the end of make leaves no QEMU' KILL make -s -C "$H/.." vm

@@ -14,7 +14,7 @@ expect()
 
 	out=$("$H/complaints" "${@:4}" 2>&1) || rc=$?
 	[ $rc = "$2" ] && [ "$out" = "$3" ]
-	result "$1" "status $rc: $out"
+	result $? "$1" "status $rc: $out"
 }
 
 # A file for each log, after the comment at the top.
@@ -27,7 +27,7 @@ for data in "$tmp"/data*; do
 	expect "$(sed -n 's/^== //p' "$data")" "$status" "$(sed -n 's/^> //p' "$data" | tr '|' '\t')" "$data.log"
 done
 [ $n -ge 16 ]
-result 'all logs of complaints.data' "only $n of them"
+result $? 'all logs of complaints.data' "only $n of them"
 
 expect 'with -v, the lines of the first' 1 "1	suspicious RCU usage	WARNING: suspicious RCU usage	boot
 

@@ -42,13 +42,13 @@ EOF
 flat good.flat 'PASS: all' 0 && flat bad.flat 'FAIL: one is not two' 1 &&
 	flat skip.flat 'SKIP: no VMX' 77 && flat never.flat waiting || exit 1
 out=$(KUT=$kut LIMIT=20 "$H/kvm-unit-tests" 2>&1)
-result 'the same on both' "$out"
+result $? 'the same on both' "$out"
 table=$(cat "$BUILD/kvm-unit-tests/${FLAVOUR:-rt}.txt")
 for test in good:pass good-params:pass bad:fail skips:skip check:skip checked:pass never:timeout wrong:fail; do
 	grep -qE "^${test%:*} +${test#*:} +${test#*:} " <<< "$table"
-	result "$test" "$table"
+	result $? "$test" "$table"
 done
 grep -qF 'one is not two' <<< "$table" && grep -qF 'no VMX' <<< "$table" &&
 	grep -qF 'ostype=Hurd is not so' <<< "$table" && ! grep -qE '^(other|no) ' <<< "$table"
-result 'reasons, and what is left out' "$table"
+result $? 'reasons, and what is left out' "$table"
 finish

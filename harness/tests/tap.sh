@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 # Sourced by the tests of the scripts: a line for each check, in a clean environment.
-# shellcheck shell=bash disable=SC2319 # result looks at a condition before it
+# shellcheck shell=bash
 
 set -uo pipefail
 H=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -11,16 +11,14 @@ unset STAGE_FD LINUX RUN ARGS TESTS TEST CPUS CPU MEM APPEND TIMEOUT TCG ICOUNT 
 	BUSYBOX KUT ONLY LIMIT HARNESS_TOP MAKELEVEL MAKEFLAGS
 n=0 failed=0
 
-# result WHAT OUTPUT: it passes if the command before this one did.
+# result STATUS WHAT OUTPUT: it passes with status 0.
 result()
 {
-	local rc=$?
-
 	n=$((n + 1))
-	[ $rc != 0 ] || { echo "ok $n - $1"; return; }
+	[ "$1" != 0 ] || { echo "ok $n - $2"; return; }
 	failed=1
-	echo "not ok $n - $1"
-	sed 's/^/# /' <<< "$2"
+	echo "not ok $n - $2"
+	sed 's/^/# /' <<< "$3"
 }
 
 # refuse: for each line "WHAT | WORDS | COMMAND", with the scripts in PATH, the command
@@ -34,7 +32,7 @@ refuse()
 		words=${words//'$tmp'/$tmp} words=${words# } words=${words% } rc=0
 		out=$(PATH=$H:$PATH bash -c "$command" 2>&1 </dev/null) || rc=$?
 		[ $rc != 0 ] && [ "$(grep -cv '^\[' <<< "$out")" = 1 ] && [[ $out == *"$words"* ]]
-		result "${what% }" "status $rc: $out"
+		result $? "${what% }" "status $rc: $out"
 	done
 }
 

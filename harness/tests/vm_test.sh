@@ -18,16 +18,16 @@ chmod +x "$tmp/exec_text"
 export RUN=$tmp/script
 refuse < "$H/tests/refusals.data"
 ! compgen -G "$BUILD/herd7*" > /dev/null
-result 'herd7 is not downloaded for it' "$(ls "$BUILD")"
+result $? 'herd7 is not downloaded for it' "$(ls "$BUILD")"
 out=$("$H/vm" --check 2>&1) && [ -z "$out" ]
-result 'good RUN, with --check' "$out"
+result $? 'good RUN, with --check' "$out"
 out=$(make -s -n -C "$H/.." vm | sed 's,.*/,,' | paste -sd,)
 [ "$out" = 'vm --check,deps,vm' ]
-result 'make vm refuses before it installs' "$out"
+result $? 'make vm refuses before it installs' "$out"
 for script in bench/liveness.py bisect-check check compile-check complaints deps kernel kvm-unit-tests \
 	      lint litmus mutate run.py vm; do
 	out=$("$H/$script" --help 2>&1) && [[ $out == "${script##*/}"[\ :]* ]]
-	result "$script --help" "$out"
+	result $? "$script --help" "$out"
 done
 
 # Deps: a PATH that has only what the script itself needs.
@@ -51,7 +51,7 @@ script bin/id 'echo 0'
 script bin/apt-get 'echo first; echo "E: no such mirror"; exit 100'
 out=$(PATH=$tmp/bin bash "$H/deps" build 2>&1)
 [ $? = 1 ] && [[ $out == *"installing "*"E: no such mirror"*"deps: cannot install "*"see $BUILD/deps.log" ]]
-result 'apt fails' "$out"
+result $? 'apt fails' "$out"
 rm "$tmp/bin/apt-get"
 
 # QEMU
@@ -66,7 +66,7 @@ for again in '' ', the second time'; do
 	out=$(eval "$apt $H/deps boot" 2>&1) &&
 		[[ $out == *"QEMU 9.2.0 is used, a newer one cannot be had (no Debian package source"* ]] &&
 		[[ -z $again || $out != *fetching* ]]
-	result "no newer QEMU$again" "$out"
+	result $? "no newer QEMU$again" "$out"
 done
 rm "$tmp/bin/qemu-system-x86_64"
 script bin/qemu-system-aarch64 'echo QEMU emulator version 10.0.2'
@@ -82,7 +82,7 @@ for version in 7.2.15 9.9 10.0.2 11.0; do
 	out+="$(QEMU=$tmp/bin/qemu bash -c '. "$0/lib.sh"; find_qemu; echo "$tcg"' "$H") "
 done
 [ "$out" = 'single single multi multi ' ]
-result 'TCG=auto' "$out"
+result $? 'TCG=auto' "$out"
 rm -rf "$BUILD"
 
 # What a script has started ends with make, even if something else is in between.
@@ -108,7 +108,7 @@ for sig in TERM KILL; do
 	kill -$sig $!
 	wait $! 2> /dev/null
 	wait_for 9 gone && [ $alive = yes ]
-	result "nothing survives a make that gets SIG$sig" "process $pid, alive before: $alive"
+	result $? "nothing survives a make that gets SIG$sig" "process $pid, alive before: $alive"
 done
 
 # LINUX: just enough of a tree
@@ -141,7 +141,7 @@ takes()
 		[ -e "$BUILD/src/virt/kvm/kvm_main.c" ] && [ -d "$BUILD/src/.git" ] &&
 		[ ! -e "$BUILD/src/.config" ] && [ ! -e "$BUILD/src/a.o" ] &&
 		[[ $out == *"is Linux 6.12.1, the series was made for linux-source-"* ]]
-	result "$1" "$out"
+	result $? "$1" "$out"
 }
 
 takes 'LINUX without git, read-only, is left as it is'
@@ -164,7 +164,7 @@ echo 'int changed;' >> "$linux/virt/kvm/kvm_main.c"
 rm -rf "$BUILD"
 out=$(LINUX=$linux "$H/base" 2>&1)
 [[ $out == *'uncommitted changes: they are not used'* ]] && ! grep -q changed "$BUILD/src/virt/kvm/kvm_main.c"
-result 'uncommitted changes in LINUX are not used' "$out"
+result $? 'uncommitted changes in LINUX are not used' "$out"
 
 # Debian's package
 rm -rf "$BUILD"
@@ -175,7 +175,7 @@ refuse <<< 'a package with another checksum | does not have the checksum | base'
 rm -rf "$BUILD"
 refuse <<< "no package source | no Debian package source | APT_CONFIG=$tmp/apt.conf base"
 [ ! -e "$BUILD/src" ] && [ ! -e "$BUILD/base/src.new/Makefile" ]
-result 'nothing half-made is left' "$(ls "$BUILD")"
+result $? 'nothing half-made is left' "$(ls "$BUILD")"
 script bin/df 'echo "Filesystem 1G-blocks Used Available Use% Mounted"; echo "x 9 4 5 50% /"'
 rm "$tmp/bin/id"
 refuse <<< "a full disk | GB are needed | LINUX=$linux PATH=$tmp/bin:\$PATH base"
