@@ -19,6 +19,7 @@ help:
 demo: deps
 	@$(H)/run.py demo
 check: deps
+	@ARCH=arm64 $(H)/deps
 	@$(H)/check
 bench: deps
 	@$(H)/deps bench
