@@ -730,7 +730,7 @@ def on_trees(flavour, trees, scenarios, expected=problems, more=()):
 
 def demo():
     build, data, more, legend = Build(), DATA["demo"], [], ""
-    build.shell('need_space 12 "make demo"')
+    build.shell('need_space 8 "make demo"')
     build.rev("base")
     linux = build.shell('clean_environment; make -s -C "$BUILD/src" kernelversion')
     trees = {tree: head.format(linux=linux) for tree, head in data["trees"].items()
