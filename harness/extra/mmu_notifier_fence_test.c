@@ -26,11 +26,22 @@
 #include "test_util.h"
 #include "kvm_util.h"
 #include "processor.h"
-#include "apic.h"
-#include "svm_util.h"
+#include "ucall_common.h"
 #include "kernel_complaints.h"
 #include "kvm_test_harness.h"
 #include "wait_for.h"
+
+#ifdef __x86_64__
+#include "apic.h"
+#include "svm_util.h"
+#endif
+#ifdef __riscv
+#include "sbi.h"
+#endif
+
+#ifndef PAGE_SIZE
+#define PAGE_SIZE		4096ul
+#endif
 
 #define TRIGGER			"/sys/kernel/debug/mmu_notifier_trigger"
 #define CREATE_VCPU_DELAY	"/sys/module/kvm/parameters/create_vcpu_delay_ms"
@@ -163,12 +174,46 @@ static bool is_hammering(u8 *mem, int idx)
 	return wait_for(READ_ONCE(*word) != old);
 }
 
+/* What the guest does between its stores, so that the host uses the VM's memory. */
+enum guest_work {
+	WORK_NONE,
+	WORK_HLV,
+	WORK_SET_WAY,
+	WORK_NESTED_SHADOW,
+	WORK_NESTED_TDP,
+};
+
+#if defined(__riscv)
+#define SBI_EXT_0_1_SEND_IPI	4
+
+static u64 no_harts;
+
+/* KVM reads the mask of harts by HLV. */
+static void guest_work(enum guest_work work)
+{
+	if (work == WORK_HLV)
+		sbi_ecall(SBI_EXT_0_1_SEND_IPI, 0, (unsigned long)&no_harts, 0, 0, 0, 0, 0);
+}
+#elif defined(__aarch64__)
+/*
+ * Without FWB, KVM cleans the caches for all memory that is mapped, once, until the
+ * guest writes a register of the MMU.
+ */
+static void guest_work(enum guest_work work)
+{
+	if (work == WORK_SET_WAY)
+		asm volatile("dc cisw, xzr; msr contextidr_el1, xzr" : : : "memory");
+}
+#else
+static void guest_work(enum guest_work work) { }
+#endif
+
 /*
  * Write all of the vCPU's share of the memory again and again, a different value
  * each time, so that each store can be seen.  Unroll the loop so that an emulator of
  * this guest's CPU rarely stops in the middle of it.
  */
-static void __noreturn hammer(int idx)
+static void __noreturn hammer(int idx, enum guest_work work)
 {
 	u64 pass, page, *share;
 	int i;
@@ -179,35 +224,37 @@ static void __noreturn hammer(int idx)
 #pragma GCC unroll 128
 			for (i = 0; i < SHARE_WORDS; i++)
 				WRITE_ONCE(share[i], pass);
+			guest_work(work);
 		}
 	}
 }
 
+#ifdef __x86_64__
 static int nr_l2;
 
 /* L2 never exits to L1, i.e. L1's registers need not survive. */
 static void l2_guest_code(void)
 {
-	hammer(__atomic_fetch_add(&nr_l2, 1, __ATOMIC_SEQ_CST));
+	hammer(__atomic_fetch_add(&nr_l2, 1, __ATOMIC_SEQ_CST), WORK_NONE);
 }
 
-static void guest_code(int idx, struct svm_test_data *svm)
+static void guest_run_l2(struct svm_test_data *svm)
 {
-	if (svm) {
-		generic_svm_setup(svm, l2_guest_code);
-		run_guest(svm->vmcb, svm->vmcb_gpa);
-		GUEST_FAIL("L2 exited to L1, exit code 0x%lx",
-			   (u64)svm->vmcb->control.exit_code);
-	}
-
-	hammer(idx);
+	generic_svm_setup(svm, l2_guest_code);
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+	GUEST_FAIL("L2 exited to L1, exit code 0x%lx", (u64)svm->vmcb->control.exit_code);
 }
+#endif
 
-enum nesting {
-	NESTED_NONE,
-	NESTED_SHADOW,
-	NESTED_TDP,
-};
+static void guest_code(int idx, enum guest_work work, gva_t svm)
+{
+#ifdef __x86_64__
+	if (svm)
+		guest_run_l2((struct svm_test_data *)svm);
+#endif
+
+	hammer(idx, work);
+}
 
 FIXTURE(fence) {
 	struct kvm_vm *vm;
@@ -220,7 +267,7 @@ FIXTURE(fence) {
 FIXTURE_VARIANT(fence) {
 	int nr_vcpus;
 	int nr_reapers;
-	enum nesting nesting;
+	enum guest_work work;
 };
 
 FIXTURE_VARIANT_ADD(fence, vcpus_1) {
@@ -243,17 +290,31 @@ FIXTURE_VARIANT_ADD(fence, vcpus_2_reapers_2) {
 	.nr_reapers = 2,
 };
 
+#if defined(__x86_64__)
 FIXTURE_VARIANT_ADD(fence, nested_vcpus_2) {
 	.nr_vcpus = 2,
 	.nr_reapers = 1,
-	.nesting = NESTED_SHADOW,
+	.work = WORK_NESTED_SHADOW,
 };
 
 FIXTURE_VARIANT_ADD(fence, nested_tdp_vcpus_2) {
 	.nr_vcpus = 2,
 	.nr_reapers = 1,
-	.nesting = NESTED_TDP,
+	.work = WORK_NESTED_TDP,
 };
+#elif defined(__riscv)
+FIXTURE_VARIANT_ADD(fence, hlv_vcpus_2) {
+	.nr_vcpus = 2,
+	.nr_reapers = 1,
+	.work = WORK_HLV,
+};
+#elif defined(__aarch64__)
+FIXTURE_VARIANT_ADD(fence, set_way_vcpus_2) {
+	.nr_vcpus = 2,
+	.nr_reapers = 1,
+	.work = WORK_SET_WAY,
+};
+#endif
 
 FIXTURE_SETUP(fence)
 {
@@ -274,20 +335,26 @@ static void start_hammering(struct __test_metadata *_metadata,
 	int i;
 
 	self->vm = vm_create_with_vcpus(variant->nr_vcpus, guest_code, self->vcpus);
-	if (variant->nesting == NESTED_TDP)
+#ifdef __x86_64__
+	if (variant->work == WORK_NESTED_TDP)
 		vm_enable_npt(self->vm);
+#endif
 	self->mem = add_test_mem(self->vm);
 
 	for (i = 0; i < variant->nr_vcpus; i++) {
-		if (variant->nesting != NESTED_NONE)
+#ifdef __x86_64__
+		if (variant->work != WORK_NONE)
 			vcpu_alloc_svm(self->vm, &svm_gva);
-		vcpu_args_set(self->vcpus[i], 2, i, svm_gva);
+#endif
+		vcpu_args_set(self->vcpus[i], 3, i, variant->work, svm_gva);
 	}
 
-	if (variant->nesting == NESTED_TDP) {
+#ifdef __x86_64__
+	if (variant->work == WORK_NESTED_TDP) {
 		tdp_identity_map_default_memslots(self->vm);
 		tdp_map(self->vm, TEST_MEM_GPA, TEST_MEM_GPA, TEST_MEM_SIZE);
 	}
+#endif
 
 	for (i = 0; i < variant->nr_vcpus; i++)
 		start_runner(&self->runners[i], self->vcpus[i]->fd);
@@ -413,10 +480,12 @@ TEST_F_TIMEOUT(fence, running, TEST_TIMEOUT_SEC)
 	s64 max_eio_ns = 0;
 	int i;
 
-	if (variant->nesting != NESTED_NONE && !kvm_cpu_has(X86_FEATURE_SVM))
+#ifdef __x86_64__
+	if (variant->work != WORK_NONE && !kvm_cpu_has(X86_FEATURE_SVM))
 		SKIP(return, "Nested SVM is not supported");
-	if (variant->nesting == NESTED_TDP && !kvm_cpu_has_npt())
+	if (variant->work == WORK_NESTED_TDP && !kvm_cpu_has_npt())
 		SKIP(return, "Nested NPT is not supported");
+#endif
 
 	for (i = 0; i < NR_ROUNDS && !_metadata->exit_code; i++)
 		test_fence(_metadata, self, variant, &max_eio_ns);
@@ -424,6 +493,7 @@ TEST_F_TIMEOUT(fence, running, TEST_TIMEOUT_SEC)
 	TH_LOG("KVM_RUN returned after %ld us at most", max_eio_ns / 1000);
 }
 
+#ifdef __x86_64__
 /* Start an invalidation of the mm, and don't end it. */
 static int fence_vm(struct __test_metadata *_metadata)
 {
@@ -569,6 +639,7 @@ TEST_F_TIMEOUT(halted, halted, TEST_TIMEOUT_SEC)
 	kvm_vm_free(vm);
 	finish_fence(_metadata, fd, kmsg_fd);
 }
+#endif /* __x86_64__ */
 
 /* The default timeout is too short for a (very) slow host. */
 FIXTURE(vm) {
@@ -582,6 +653,7 @@ FIXTURE_TEARDOWN(vm)
 {
 }
 
+#ifdef __x86_64__
 /*
  * A VM without irqchip and without help from the library, whose vCPUs, starting
  * from reset, all execute
@@ -756,6 +828,7 @@ TEST_F_TIMEOUT(created_slowly, coming_online, TEST_TIMEOUT_SEC)
 	kvm_vm_free(rvm.vm);
 	finish_fence(_metadata, fd, kmsg_fd);
 }
+#endif /* __x86_64__ */
 
 #define OLD_VALUE	0x1122334455667788ul
 #define NEW_VALUE	0x99aabbccddeeff00ul

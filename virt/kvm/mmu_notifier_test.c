@@ -5,7 +5,7 @@
  * The gate is tested alone, everything else with a real mm and a real VM, by the
  * mm's API.  There is no guest, i.e. the vCPUs never enter it.  The VM has memslots
  * without VMAs, so that only the test invalidates them, and the page of a
- * gfn_to_pfn_cache.
+ * gfn_to_pfn_cache, if the architecture has these.
  *
  * What might block if KVM is broken is done by another task, a job, which the test
  * waits for with a timeout.  If a job doesn't return, it isn't cleaned up, and
@@ -30,9 +30,20 @@
 #ifdef CONFIG_X86
 #include "mmu.h"
 #endif
+#ifdef CONFIG_RISCV
+#include <asm/kvm_mmu.h>
+#endif
+#ifdef CONFIG_ARM64
+#include <asm/kvm_mmu.h>
+#include <asm/kvm_pgtable.h>
+#endif
 
 /* Without it, non-blockable invalidations are handled like blockable ones. */
-#define MN_TEST_HAS_FENCE	IS_ENABLED(CONFIG_KVM_MMU_NOTIFIER_FENCE)
+#define MN_TEST_HAS_FENCE	(IS_ENABLED(CONFIG_KVM_MMU_NOTIFIER_FENCE) &&	\
+				 kvm_arch_has_mmu_notifier_fence())
+
+/* Without them, the gate counts invalidations, but doesn't record their ranges. */
+#define MN_TEST_HAS_GPC		IS_ENABLED(CONFIG_HAVE_KVM_PFNCACHE)
 
 #define MN_TEST_TIMEOUT_US	(10 * USEC_PER_SEC)
 
@@ -80,7 +91,7 @@ struct mn_test {
 	struct kvm *kvm;
 	struct kvm_vcpu *vcpu;
 	struct gfn_to_pfn_cache gpc;
-	unsigned long gpc_hva;
+	unsigned long hva;
 	struct mn_test_counts counts;
 
 	/* Calls of KVM's start() and end(), while they are intercepted. */
@@ -246,7 +257,11 @@ static unsigned long mn_test_hva(unsigned int page)
 static int mn_test_nr_waiters(struct kvm_invalidate_gate *gate)
 {
 	guard(spinlock)(&gate->lock);
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
 	return list_count_nodes(&gate->waiters) + rcuwait_active(&gate->swap);
+#else
+	return rcuwait_active(&gate->swap);
+#endif
 }
 
 /*
@@ -312,6 +327,50 @@ static struct kvm_vcpu *mn_test_create_vcpu(struct mn_test *t, int id)
 	return kvm_get_vcpu_by_id(t->kvm, id);
 }
 
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
+static void mn_test_gpc_init(struct mn_test *t)
+{
+	/* The cache of the previous VM isn't used anymore. */
+	memset(&t->gpc, 0, sizeof(t->gpc));
+	kvm_gpc_init(&t->gpc, t->kvm);
+}
+
+static bool mn_test_gpc_valid(struct mn_test *t)
+{
+	guard(srcu)(&t->kvm->srcu);
+
+	if (!kvm_gpc_tryget(&t->gpc, MN_TEST_GPC_LEN))
+		return false;
+
+	kvm_gpc_put(&t->gpc);
+	return true;
+}
+
+static int mn_test_gpc_activate(struct mn_test *t)
+{
+	guard(srcu)(&t->kvm->srcu);
+	return kvm_gpc_activate_hva(&t->gpc, t->hva, MN_TEST_GPC_LEN);
+}
+
+static void mn_test_gpc_deactivate(struct mn_test *t)
+{
+	kvm_gpc_deactivate(&t->gpc);
+}
+#else
+static void mn_test_gpc_init(struct mn_test *t)
+{
+}
+
+static bool mn_test_gpc_valid(struct mn_test *t)
+{
+	return false;
+}
+
+static void mn_test_gpc_deactivate(struct mn_test *t)
+{
+}
+#endif
+
 /* kvm_init() registers the device last. */
 static void mn_test_need_kvm(struct kunit *test)
 {
@@ -336,10 +395,8 @@ static void mn_test_create_vm(struct kunit *test)
 	kvm = kvm_create_vm(0, "kunit");
 	KUNIT_ASSERT_NOT_ERR_OR_NULL(test, kvm);
 	kvm_uevent_notify_change(KVM_EVENT_CREATE_VM, kvm);
-	/* The cache of the previous VM isn't used anymore. */
-	memset(&t->gpc, 0, sizeof(t->gpc));
-	kvm_gpc_init(&t->gpc, kvm);
 	t->kvm = kvm;
+	mn_test_gpc_init(t);
 
 	for (i = 0; i < ARRAY_SIZE(mn_test_slots); i++)
 		KUNIT_ASSERT_EQ(test, mn_test_set_slot(t, i, mn_test_slots[i].page,
@@ -351,24 +408,7 @@ static void mn_test_create_vm(struct kunit *test)
 	};
 }
 
-static bool mn_test_gpc_valid(struct mn_test *t)
-{
-	guard(srcu)(&t->kvm->srcu);
-
-	if (!kvm_gpc_tryget(&t->gpc, MN_TEST_GPC_LEN))
-		return false;
-
-	kvm_gpc_put(&t->gpc);
-	return true;
-}
-
-static int mn_test_gpc_activate(struct mn_test *t)
-{
-	guard(srcu)(&t->kvm->srcu);
-	return kvm_gpc_activate_hva(&t->gpc, t->gpc_hva, MN_TEST_GPC_LEN);
-}
-
-/* A VM with a vCPU and a valid cache. */
+/* A VM with a vCPU, a page, and a valid cache of it. */
 static void mn_test_create_busy_vm(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -378,11 +418,14 @@ static void mn_test_create_busy_vm(struct kunit *test)
 	t->vcpu = mn_test_create_vcpu(t, 0);
 	KUNIT_ASSERT_NOT_NULL(test, t->vcpu);
 
-	t->gpc_hva = kunit_vm_mmap(test, NULL, 0, PAGE_SIZE, PROT_READ | PROT_WRITE,
-				   MAP_PRIVATE | MAP_ANONYMOUS, 0);
-	KUNIT_ASSERT_NE(test, t->gpc_hva, 0);
+	t->hva = kunit_vm_mmap(test, NULL, 0, PAGE_SIZE, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS, 0);
+	KUNIT_ASSERT_NE(test, t->hva, 0);
+
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
 	KUNIT_ASSERT_EQ(test, mn_test_gpc_activate(t), 0);
 	KUNIT_ASSERT_TRUE(test, mn_test_gpc_valid(t));
+#endif
 }
 
 static void mn_test_destroy_vm(struct mn_test *t)
@@ -393,7 +436,7 @@ static void mn_test_destroy_vm(struct mn_test *t)
 		return;
 
 	/* KVM frees everything else. */
-	kvm_gpc_deactivate(&t->gpc);
+	mn_test_gpc_deactivate(t);
 	t->vcpu = NULL;
 	t->kvm = NULL;
 	kvm_put_kvm(kvm);
@@ -430,13 +473,15 @@ static void mn_test_expect_counts(struct mn_test *t)
 	struct kvm *kvm = t->kvm;
 
 	KUNIT_EXPECT_EQ(t->test, kvm->invalidate_gate.nr_active, counts->nr_active);
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
 	KUNIT_EXPECT_EQ(t->test, kvm->invalidate_gate.nr_ranges +
 			kvm->invalidate_gate.nr_unknown, counts->nr_active);
+#endif
 	KUNIT_EXPECT_EQ(t->test, kvm->mmu_invalidate_in_progress, counts->in_progress);
 	KUNIT_EXPECT_EQ(t->test, kvm->mmu_invalidate_seq, counts->mmu_seq);
 
 	KUNIT_EXPECT_EQ(t->test, kvm->vm_dead, counts->fenced);
-	KUNIT_EXPECT_EQ(t->test, kvm->gpc_closed, counts->fenced);
+	KUNIT_EXPECT_EQ(t->test, kvm->gpc_closed, counts->fenced && MN_TEST_HAS_GPC);
 	KUNIT_EXPECT_EQ(t->test, kvm->mmu_notifier_fenced, counts->fenced);
 	KUNIT_EXPECT_FALSE(t->test, kvm->vm_bugged);
 }
@@ -533,7 +578,7 @@ static bool mn_test_is_fenced(struct mn_test *t)
 {
 	struct kvm *kvm = t->kvm;
 
-	return READ_ONCE(kvm->vm_dead) && READ_ONCE(kvm->gpc_closed) &&
+	return READ_ONCE(kvm->vm_dead) && READ_ONCE(kvm->gpc_closed) == MN_TEST_HAS_GPC &&
 	       READ_ONCE(kvm->mmu_notifier_fenced) && !mn_test_gpc_valid(t) &&
 	       kvm_test_request(KVM_REQ_VM_DEAD, t->vcpu);
 }
@@ -574,17 +619,30 @@ static void mn_test_leave(struct mn_test *t, unsigned int page)
 	kvm_invalidate_gate_leave(&t->gate, mn_test_hva(page), mn_test_hva(page + 1), false);
 }
 
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
 static bool mn_test_busy(struct mn_test *t, unsigned int page)
 {
 	guard(spinlock)(&t->gate.lock);
 	return kvm_invalidate_gate_busy(&t->gate, mn_test_hva(page));
 }
 
+static void mn_test_expect_busy(struct mn_test *t, unsigned int page, bool busy)
+{
+	KUNIT_EXPECT_EQ(t->test, mn_test_busy(t, page), busy);
+}
+#else
+static void mn_test_expect_busy(struct mn_test *t, unsigned int page, bool busy)
+{
+}
+#endif
+
 static void mn_test_expect_idle(struct mn_test *t)
 {
 	KUNIT_EXPECT_EQ(t->test, t->gate.nr_active, 0);
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
 	KUNIT_EXPECT_EQ(t->test, t->gate.nr_ranges, 0);
 	KUNIT_EXPECT_EQ(t->test, t->gate.nr_unknown, 0);
+#endif
 }
 
 static void test_gate_counts(struct kunit *test)
@@ -600,17 +658,17 @@ static void test_gate_counts(struct kunit *test)
 	/* In any order. */
 	mn_test_leave(t, 1);
 	KUNIT_EXPECT_EQ(test, t->gate.nr_active, 2);
-	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 0));
-	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, 1));
-	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 2));
+	mn_test_expect_busy(t, 0, true);
+	mn_test_expect_busy(t, 1, false);
+	mn_test_expect_busy(t, 2, true);
 	mn_test_enter(t, 1);
 	KUNIT_EXPECT_EQ(test, t->gate.nr_active, 3);
-	KUNIT_EXPECT_TRUE(test, mn_test_busy(t, 1));
+	mn_test_expect_busy(t, 1, true);
 
 	for (i = 0; i < 3; i++) {
 		mn_test_leave(t, i);
 		KUNIT_EXPECT_EQ(test, t->gate.nr_active, 2 - i);
-		KUNIT_EXPECT_FALSE(test, mn_test_busy(t, i));
+		mn_test_expect_busy(t, i, false);
 	}
 	mn_test_expect_idle(t);
 
@@ -621,13 +679,156 @@ static void test_gate_counts(struct kunit *test)
 		mn_test_enter(t, 1);
 		kvm_invalidate_gate_leave(&t->gate, mn_test_hva(0), mn_test_hva(2), false);
 		mn_test_leave(t, i);
-		KUNIT_EXPECT_FALSE(test, mn_test_busy(t, i));
-		KUNIT_EXPECT_TRUE(test, mn_test_busy(t, !i));
+		mn_test_expect_busy(t, i, false);
+		mn_test_expect_busy(t, !i, true);
 		mn_test_leave(t, !i);
 		mn_test_expect_idle(t);
 	}
 }
 
+static int mn_test_gate_lock(struct mn_test *t)
+{
+	unsigned long nr_active;
+
+	kvm_invalidate_gate_lock(&t->gate);
+	nr_active = t->gate.nr_active;
+	kvm_invalidate_gate_unlock(&t->gate);
+
+	return nr_active;
+}
+
+static int mn_test_gate_enter(struct mn_test *t)
+{
+	mn_test_enter(t, 0);
+	return 0;
+}
+
+/* Have another task sleep until nothing is in flight, or nothing that hits @page. */
+static struct mn_test_job *mn_test_run_waiter(struct mn_test *t, mn_test_fn fn, int page)
+{
+	int nr_waiters = mn_test_nr_waiters(&t->gate);
+	struct mn_test_job *job;
+
+	WRITE_ONCE(t->wait_hva, mn_test_hva(page));
+	job = mn_test_run(t, fn);
+	KUNIT_EXPECT_TRUE(t->test,
+			  mn_test_until(mn_test_nr_waiters(&t->gate) == nr_waiters + 1));
+	return job;
+}
+
+/* How often any of the jobs has fallen asleep so far, i.e. was awake. */
+static unsigned long mn_test_nr_sleeps(struct mn_test_job **jobs, int nr_jobs)
+{
+	unsigned long nr_sleeps = 0;
+	int i;
+
+	usleep_range(MN_TEST_SHORT_US, 2 * MN_TEST_SHORT_US);
+	for (i = 0; i < nr_jobs; i++)
+		if (jobs[i])
+			nr_sleeps += READ_ONCE(jobs[i]->task->nvcsw);
+	return nr_sleeps;
+}
+
+/* An unbalanced leave() is reported, and the gate can still be locked. */
+static void test_gate_underflow(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+
+	if (!IS_ENABLED(CONFIG_BUG))
+		kunit_skip(test, "needs CONFIG_BUG");
+
+	kunit_warning_suppress(test) {
+		mn_test_leave(t, 0);
+		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
+	}
+	mn_test_expect_idle(t);
+	mn_test_expect_busy(t, 0, false);
+
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_lock)), 0);
+
+	kunit_warning_suppress(test) {
+		mn_test_enter(t, 0);
+		KUNIT_EXPECT_EQ(test, t->gate.nr_active, 1);
+		mn_test_leave(t, 0);
+		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 0);
+	}
+	mn_test_expect_idle(t);
+}
+
+/* Locking the gate waits for all in flight, but an enter() doesn't wait for that. */
+static void test_gate_lock_waits(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	unsigned long nr_sleeps;
+	struct mn_test_job *job;
+	int i;
+
+	mn_test_enter(t, 0);
+	mn_test_enter(t, 0);
+
+	job = mn_test_run_waiter(t, mn_test_gate_lock, 0);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_enter)), 0);
+
+	nr_sleeps = mn_test_nr_sleeps(&job, 1);
+	for (i = 3; i > 0 && !t->stuck; i--) {
+		KUNIT_EXPECT_EQ(test, mn_test_nr_sleeps(&job, 1), nr_sleeps);
+		KUNIT_EXPECT_FALSE(test, mn_test_is_done(job));
+		mn_test_leave(t, 0);
+	}
+
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
+}
+
+static int mn_test_gate_hold(struct mn_test *t)
+{
+	kvm_invalidate_gate_lock(&t->gate);
+	WRITE_ONCE(t->go, true);
+	mdelay(MN_TEST_SHORT_US / USEC_PER_MSEC);
+	WRITE_ONCE(t->done, true);
+	kvm_invalidate_gate_unlock(&t->gate);
+
+	return 0;
+}
+
+/* No invalidation begins or ends while the gate is locked. */
+static void test_gate_lock_excludes(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	struct mn_test_job *job;
+
+	mn_test_take_cpus(t);
+	job = mn_test_run_on(t, mn_test_gate_hold, t->cpus[0]);
+	mn_test_wait_for_go(t, job);
+
+	mn_test_enter(t, 0);
+	KUNIT_EXPECT_TRUE(test, READ_ONCE(t->done));
+	mn_test_leave(t, 0);
+
+	mn_test_put_cpus(t);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
+}
+
+static void test_gate_reset(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	int i;
+
+	KUNIT_EXPECT_FALSE(test, kvm_invalidate_gate_reset(&t->gate));
+
+	for (i = 0; i < KVM_INVALIDATE_NR_RANGES + 2; i++)
+		mn_test_enter(t, i);
+	KUNIT_EXPECT_TRUE(test, kvm_invalidate_gate_reset(&t->gate));
+	mn_test_expect_idle(t);
+	mn_test_expect_busy(t, 0, false);
+
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_lock)), 0);
+	KUNIT_EXPECT_FALSE(test, kvm_invalidate_gate_reset(&t->gate));
+}
+
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
+/*
+ * The ranges in the gate, and the refreshes that wait for them.
+ */
 /* The range, as seen from a page. */
 struct mn_test_gate_range {
 	const char *name;
@@ -739,86 +940,6 @@ static void test_gate_full(struct kunit *test)
 	mn_test_expect_idle(t);
 }
 
-static int mn_test_gate_lock(struct mn_test *t)
-{
-	unsigned long nr_active;
-
-	kvm_invalidate_gate_lock(&t->gate);
-	nr_active = t->gate.nr_active;
-	kvm_invalidate_gate_unlock(&t->gate);
-
-	return nr_active;
-}
-
-static int mn_test_gate_enter(struct mn_test *t)
-{
-	mn_test_enter(t, 0);
-	return 0;
-}
-
-/* -EAGAIN if it had to sleep. */
-static int mn_test_gate_wait(struct mn_test *t)
-{
-	int ret;
-
-	allow_signal(SIGKILL);
-	ret = kvm_invalidate_gate_wait(&t->gate, READ_ONCE(t->wait_hva));
-	flush_signals(current);
-	return ret;
-}
-
-/* Have another task sleep until nothing is in flight, or nothing that hits @page. */
-static struct mn_test_job *mn_test_run_waiter(struct mn_test *t, mn_test_fn fn, int page)
-{
-	int nr_waiters = mn_test_nr_waiters(&t->gate);
-	struct mn_test_job *job;
-
-	WRITE_ONCE(t->wait_hva, mn_test_hva(page));
-	job = mn_test_run(t, fn);
-	KUNIT_EXPECT_TRUE(t->test,
-			  mn_test_until(mn_test_nr_waiters(&t->gate) == nr_waiters + 1));
-	return job;
-}
-
-/* How often any of the jobs has fallen asleep so far, i.e. was awake. */
-static unsigned long mn_test_nr_sleeps(struct mn_test_job **jobs, int nr_jobs)
-{
-	unsigned long nr_sleeps = 0;
-	int i;
-
-	usleep_range(MN_TEST_SHORT_US, 2 * MN_TEST_SHORT_US);
-	for (i = 0; i < nr_jobs; i++)
-		if (jobs[i])
-			nr_sleeps += READ_ONCE(jobs[i]->task->nvcsw);
-	return nr_sleeps;
-}
-
-/* An unbalanced leave() is reported, and the gate can still be locked. */
-static void test_gate_underflow(struct kunit *test)
-{
-	struct mn_test *t = test->priv;
-
-	if (!IS_ENABLED(CONFIG_BUG))
-		kunit_skip(test, "needs CONFIG_BUG");
-
-	kunit_warning_suppress(test) {
-		mn_test_leave(t, 0);
-		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 1);
-	}
-	mn_test_expect_idle(t);
-	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, 0));
-
-	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_lock)), 0);
-
-	kunit_warning_suppress(test) {
-		mn_test_enter(t, 0);
-		KUNIT_EXPECT_EQ(test, t->gate.nr_active, 1);
-		mn_test_leave(t, 0);
-		KUNIT_EXPECT_SUPPRESSED_WARNING_COUNT(test, 0);
-	}
-	mn_test_expect_idle(t);
-}
-
 /* A leave() of a range that isn't in flight is reported, the gate can be locked. */
 static void test_gate_mismatch(struct kunit *test)
 {
@@ -840,57 +961,15 @@ static void test_gate_mismatch(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_lock)), 0);
 }
 
-/* Locking the gate waits for all in flight, but an enter() doesn't wait for that. */
-static void test_gate_lock_waits(struct kunit *test)
+/* -EAGAIN if it had to sleep. */
+static int mn_test_gate_wait(struct mn_test *t)
 {
-	struct mn_test *t = test->priv;
-	unsigned long nr_sleeps;
-	struct mn_test_job *job;
-	int i;
+	int ret;
 
-	mn_test_enter(t, 0);
-	mn_test_enter(t, 0);
-
-	job = mn_test_run_waiter(t, mn_test_gate_lock, 0);
-	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_enter)), 0);
-
-	nr_sleeps = mn_test_nr_sleeps(&job, 1);
-	for (i = 3; i > 0 && !t->stuck; i--) {
-		KUNIT_EXPECT_EQ(test, mn_test_nr_sleeps(&job, 1), nr_sleeps);
-		KUNIT_EXPECT_FALSE(test, mn_test_is_done(job));
-		mn_test_leave(t, 0);
-	}
-
-	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
-}
-
-static int mn_test_gate_hold(struct mn_test *t)
-{
-	kvm_invalidate_gate_lock(&t->gate);
-	WRITE_ONCE(t->go, true);
-	mdelay(MN_TEST_SHORT_US / USEC_PER_MSEC);
-	WRITE_ONCE(t->done, true);
-	kvm_invalidate_gate_unlock(&t->gate);
-
-	return 0;
-}
-
-/* No invalidation begins or ends while the gate is locked. */
-static void test_gate_lock_excludes(struct kunit *test)
-{
-	struct mn_test *t = test->priv;
-	struct mn_test_job *job;
-
-	mn_test_take_cpus(t);
-	job = mn_test_run_on(t, mn_test_gate_hold, t->cpus[0]);
-	mn_test_wait_for_go(t, job);
-
-	mn_test_enter(t, 0);
-	KUNIT_EXPECT_TRUE(test, READ_ONCE(t->done));
-	mn_test_leave(t, 0);
-
-	mn_test_put_cpus(t);
-	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
+	allow_signal(SIGKILL);
+	ret = kvm_invalidate_gate_wait(&t->gate, READ_ONCE(t->wait_hva));
+	flush_signals(current);
+	return ret;
 }
 
 /* The end of an invalidation wakes only tasks that wait for it. */
@@ -1015,23 +1094,7 @@ static void test_gate_wait_killed(struct kunit *test)
 	mn_test_leave(t, 1);
 	mn_test_expect_idle(t);
 }
-
-static void test_gate_reset(struct kunit *test)
-{
-	struct mn_test *t = test->priv;
-	int i;
-
-	KUNIT_EXPECT_FALSE(test, kvm_invalidate_gate_reset(&t->gate));
-
-	for (i = 0; i < KVM_INVALIDATE_NR_RANGES + 2; i++)
-		mn_test_enter(t, i);
-	KUNIT_EXPECT_TRUE(test, kvm_invalidate_gate_reset(&t->gate));
-	mn_test_expect_idle(t);
-	KUNIT_EXPECT_FALSE(test, mn_test_busy(t, 0));
-
-	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_lock)), 0);
-	KUNIT_EXPECT_FALSE(test, kvm_invalidate_gate_reset(&t->gate));
-}
+#endif /* CONFIG_HAVE_KVM_PFNCACHE */
 
 /*
  * Pairs of start() and end().
@@ -1463,13 +1526,17 @@ static void test_mn_destroy(struct kunit *test)
 		.userspace_addr = MN_TEST_HVA,
 	};
 	struct mn_test *t = test->priv;
-	int ret;
+	int ret = 0;
 
 	mn_test_create_vm(test);
 
-	/* x86 deletes it when it destroys the VM, i.e. locks the gate. */
+	/*
+	 * x86 deletes it when it destroys the VM, i.e. locks the gate.  Most of the
+	 * other architectures have no internal memslots.
+	 */
 	mutex_lock(&t->kvm->slots_lock);
-	ret = kvm_set_internal_memslot(t->kvm, &mem);
+	if (KVM_INTERNAL_MEM_SLOTS)
+		ret = kvm_set_internal_memslot(t->kvm, &mem);
 	mutex_unlock(&t->kvm->slots_lock);
 	KUNIT_ASSERT_EQ(test, ret, 0);
 
@@ -1513,7 +1580,7 @@ static void test_mn_release(struct kunit *test)
 
 	/* The flag is set before the caches are closed, by another task. */
 	KUNIT_EXPECT_TRUE(test, mn_test_until(!mn_test_gpc_valid(t)));
-	KUNIT_EXPECT_TRUE(test, READ_ONCE(t->kvm->gpc_closed));
+	KUNIT_EXPECT_EQ(test, READ_ONCE(t->kvm->gpc_closed), MN_TEST_HAS_GPC);
 	KUNIT_EXPECT_FALSE(test, t->kvm->vm_dead);
 
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_destroy)), 0);
@@ -1525,7 +1592,7 @@ static void test_mn_release(struct kunit *test)
 static void mn_test_create_vm_to_fence(struct kunit *test)
 {
 	if (!MN_TEST_HAS_FENCE)
-		kunit_skip(test, "needs CONFIG_KVM_MMU_NOTIFIER_FENCE");
+		kunit_skip(test, "the architecture has no fence");
 
 	mn_test_create_busy_vm(test);
 }
@@ -1544,8 +1611,10 @@ static void test_mn_fence(struct kunit *test)
 
 	/* This can't be undone. */
 	KUNIT_EXPECT_TRUE(test, kvm_test_request(KVM_REQ_VM_DEAD, t->vcpu));
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
 	KUNIT_EXPECT_EQ(test, mn_test_gpc_activate(t), -EFAULT);
 	KUNIT_EXPECT_FALSE(test, mn_test_gpc_valid(t));
+#endif
 
 	/* The ioctl() is refused, but may have been started before. */
 	vcpu = mn_test_create_vcpu(t, 1);
@@ -1570,18 +1639,21 @@ static void test_mn_fence_dead_vm(struct kunit *test)
 }
 
 /*
- * Change the state of the vCPU as if it ran the guest on @cpu.  Returns its old CPU.
- * The stores here, and in mn_test_exit_guest(), have the order of those of a real
- * vCPU.
+ * Change the state of the vCPU as if it ran the guest, or read its page tables, on
+ * @cpu.  Returns its old CPU.  The stores here, and in mn_test_exit_guest(), have the
+ * order of those of a real vCPU.
  */
-static int mn_test_enter_guest(struct kvm_vcpu *vcpu, int cpu)
+static int mn_test_enter_guest(struct kvm_vcpu *vcpu, int cpu, int mode)
 {
 	int old_cpu = vcpu->cpu;
 
 	WRITE_ONCE(vcpu->cpu, cpu);
 
+	/* Store the CPU before the mode. */
+	smp_wmb();
+
 	/* Store the mode before reading requests. */
-	smp_store_mb(vcpu->mode, IN_GUEST_MODE);
+	smp_store_mb(vcpu->mode, mode);
 	return old_cpu;
 }
 
@@ -1609,7 +1681,8 @@ static void test_mn_fence_no_preempt(struct kunit *test)
 
 	/* Use another CPU, if there is one, for the fence to send an IPI to. */
 	cpu = cpumask_any_but(cpu_online_mask, smp_processor_id());
-	old_cpu = mn_test_enter_guest(t->vcpu, cpu < nr_cpu_ids ? cpu : smp_processor_id());
+	old_cpu = mn_test_enter_guest(t->vcpu, cpu < nr_cpu_ids ? cpu : smp_processor_id(),
+				      IN_GUEST_MODE);
 
 	ret = mmu_notifier_invalidate_range_start_nonblock(&range);
 	fenced = mn_test_is_fenced(t);
@@ -1636,18 +1709,18 @@ static bool mn_test_is_early(struct mn_test *t)
 				  MN_TEST_SHORT_US);
 }
 
-/* A guest that exits some time after it was kicked. */
-static int mn_test_guest(struct mn_test *t)
+/* A vCPU that leaves the mode some time after it was kicked. */
+static int mn_test_leave_late(struct mn_test *t, int mode, int kicked_mode)
 {
 	struct kvm_vcpu *vcpu = t->vcpu;
 	bool kicked, early;
 	int old_cpu;
 
 	local_irq_disable();
-	old_cpu = mn_test_enter_guest(vcpu, smp_processor_id());
+	old_cpu = mn_test_enter_guest(vcpu, smp_processor_id(), mode);
 	WRITE_ONCE(t->go, true);
 
-	kicked = mn_test_spin_until(READ_ONCE(vcpu->mode) == EXITING_GUEST_MODE &&
+	kicked = mn_test_spin_until(READ_ONCE(vcpu->mode) == kicked_mode &&
 				    kvm_test_request(KVM_REQ_VM_DEAD, vcpu),
 				    MN_TEST_TIMEOUT_US);
 	early = mn_test_is_early(t);
@@ -1658,6 +1731,18 @@ static int mn_test_guest(struct mn_test *t)
 	return !kicked ? -ETIMEDOUT : early ? -EBUSY : 0;
 }
 
+static int mn_test_guest(struct mn_test *t)
+{
+	return mn_test_leave_late(t, IN_GUEST_MODE, EXITING_GUEST_MODE);
+}
+
+/* The host uses the guest's page tables. */
+static int mn_test_walker(struct mn_test *t)
+{
+	return mn_test_leave_late(t, READING_SHADOW_PAGE_TABLES, READING_SHADOW_PAGE_TABLES);
+}
+
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
 /* A task that found the cache valid, and uses it. */
 static int mn_test_gpc_reader(struct mn_test *t)
 {
@@ -1675,6 +1760,7 @@ static int mn_test_gpc_reader(struct mn_test *t)
 
 	return !closed ? -ETIMEDOUT : early ? -EBUSY : 0;
 }
+#endif
 
 /* A second reaper, at the same time as the first one. */
 static int mn_test_second_reaper(struct mn_test *t)
@@ -1715,10 +1801,17 @@ static void test_mn_fence_waits_for_guest(struct kunit *test)
 	mn_test_fence(test, mn_test_guest);
 }
 
+static void test_mn_fence_waits_for_walker(struct kunit *test)
+{
+	mn_test_fence(test, mn_test_walker);
+}
+
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
 static void test_mn_fence_waits_for_reader(struct kunit *test)
 {
 	mn_test_fence(test, mn_test_gpc_reader);
 }
+#endif
 
 /*
  * The locks that the fence doesn't wait for.
@@ -1780,16 +1873,23 @@ static const struct mn_test_lock {
 	MN_TEST_KVM_LOCK(mutex, lock),
 	MN_TEST_VCPU_LOCK(mutex, mutex),
 	MN_TEST_KVM_LOCK(mutex, slots_lock),
+#ifdef CONFIG_HAVE_KVM_IRQCHIP
 	MN_TEST_KVM_LOCK(mutex, irqfds.resampler_lock),
+#endif
 	MN_TEST_KVM_LOCK(mutex, irq_lock),
 #ifdef CONFIG_X86
 	MN_TEST_KVM_LOCK(mutex, arch.apic_map_lock),
 #endif
+#ifdef CONFIG_ARM64
+	MN_TEST_KVM_LOCK(mutex, arch.config_lock),
+#endif
 	MN_TEST_KVM_LOCK(srcu, srcu),
 	MN_TEST_KVM_LOCK(srcu, irq_srcu),
 	MN_TEST_KVM_LOCK(mutex, slots_arch_lock),
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
 	{ "gpc->refresh_lock", &mn_test_mutex,
 	  .offset = offsetof(struct mn_test, gpc.refresh_lock) },
+#endif
 	MN_TEST_VCPU_LOCK(write, pid_lock),
 	MN_TEST_KVM_LOCK(mmu, mmu_lock),
 #ifdef CONFIG_X86_64
@@ -1799,8 +1899,12 @@ static const struct mn_test_lock {
 	MN_TEST_KVM_LOCK(spin, arch.mmu_unsync_pages_lock),
 #endif
 	MN_TEST_KVM_LOCK(spin, invalidate_gate.lock),
+#ifdef CONFIG_KVM_MMIO
 	MN_TEST_KVM_LOCK(spin, ring_lock),
+#endif
+#ifdef CONFIG_HAVE_KVM_IRQCHIP
 	MN_TEST_KVM_LOCK(spin_irq, irqfds.lock),
+#endif
 };
 
 static void *mn_test_lock_of(struct mn_test *t, const struct mn_test_lock *lock)
@@ -1899,7 +2003,7 @@ static void mn_test_trace_fence(void *data, struct kvm *kvm, unsigned int nr_cac
 	struct mn_test *t = data;
 
 	atomic_inc(&t->nr_fences);
-	if (kvm != t->kvm || nr_caches != 1 || !READ_ONCE(kvm->mmu_notifier_fenced))
+	if (kvm != t->kvm || nr_caches != MN_TEST_HAS_GPC || !READ_ONCE(kvm->mmu_notifier_fenced))
 		t->wrong_fence = true;
 }
 
@@ -1942,6 +2046,7 @@ static void test_mn_fence_trace(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_unmaps), 1);
 }
 
+#ifdef CONFIG_X86
 /* Fence off a VM whose vCPU is in the guest, by one reaper alone. */
 static void mn_test_fence_guest(struct kunit *test)
 {
@@ -1960,7 +2065,6 @@ static void mn_test_fence_guest(struct kunit *test)
 	mn_test_expect_counts(t);
 }
 
-#ifdef CONFIG_X86
 static struct mn_test *mn_test_reclaim_test;
 
 static void mn_test_reclaimed(struct kvm *kvm)
@@ -2060,6 +2164,137 @@ static void test_mn_fence_page_fault(struct kunit *test)
 }
 #endif /* CONFIG_X86 */
 
+#ifdef CONFIG_RISCV
+#define MN_TEST_VALUE		0x1122334455667788
+
+/* Map the page into the guest, as if by a page fault. */
+static int mn_test_map(struct mn_test *t, struct kvm_gstage_mapping *map)
+{
+	gpa_t gpa = MN_TEST_GPA(3);
+	struct kvm_vcpu *vcpu = t->vcpu;
+	int r;
+
+	memset(map, 0, sizeof(*map));
+
+	mutex_lock(&vcpu->mutex);
+	vcpu_load(vcpu);
+	kvm_vcpu_srcu_read_lock(vcpu);
+	r = kvm_riscv_mmu_map(vcpu, gfn_to_memslot(t->kvm, gpa_to_gfn(gpa)), gpa, t->hva,
+			      true, map);
+	kvm_vcpu_srcu_read_unlock(vcpu);
+	vcpu_put(vcpu);
+	mutex_unlock(&vcpu->mutex);
+	return r;
+}
+
+/* Read the page as KVM does it on behalf of the guest, i.e. by HLV. */
+static unsigned long mn_test_read(struct mn_test *t, struct kvm_cpu_trap *trap)
+{
+	struct kvm_vcpu *vcpu = t->vcpu;
+	unsigned long value;
+
+	memset(trap, 0, sizeof(*trap));
+
+	mutex_lock(&vcpu->mutex);
+	vcpu_load(vcpu);
+	value = kvm_riscv_vcpu_unpriv_read(vcpu, false, MN_TEST_GPA(3), trap);
+	vcpu_put(vcpu);
+	mutex_unlock(&vcpu->mutex);
+
+	return value;
+}
+
+/* A VM with a page at MN_TEST_GPA(3) that isn't mapped into the guest yet. */
+static void mn_test_create_vm_to_map(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	struct kvm_userspace_memory_region2 mem = {
+		.slot = 3,
+		.guest_phys_addr = MN_TEST_GPA(3),
+		.memory_size = PAGE_SIZE,
+	};
+
+	mn_test_create_vm_to_fence(test);
+	mem.userspace_addr = t->hva;
+	KUNIT_ASSERT_EQ(test, put_user(MN_TEST_VALUE, (u64 __user *)t->hva), 0);
+	KUNIT_ASSERT_EQ(test, kvm_vm_ioctl_set_memory_region(t->kvm, &mem), 0);
+}
+
+/* A page fault of a dead VM doesn't map anything. */
+static void test_mn_fence_page_fault(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	struct kvm_gstage_mapping map;
+
+	mn_test_create_vm_to_map(test);
+	KUNIT_EXPECT_EQ(test, mn_test_map(t, &map), 0);
+	KUNIT_EXPECT_NE(test, pte_val(map.pte), 0);
+	mn_test_destroy_vm(t);
+
+	mn_test_create_vm_to_map(test);
+	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
+	KUNIT_EXPECT_EQ(test, mn_test_map(t, &map), 0);
+	KUNIT_EXPECT_EQ(test, pte_val(map.pte), 0);
+}
+
+/* Guest memory isn't read once the VM is dead, although it's still mapped. */
+static void test_mn_fence_hlv(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	struct kvm_gstage_mapping map;
+	struct kvm_cpu_trap trap;
+
+	mn_test_create_vm_to_map(test);
+
+	mn_test_read(t, &trap);
+	KUNIT_EXPECT_EQ(test, trap.scause, EXC_LOAD_GUEST_PAGE_FAULT);
+
+	KUNIT_ASSERT_EQ(test, mn_test_map(t, &map), 0);
+	KUNIT_EXPECT_EQ(test, mn_test_read(t, &trap), MN_TEST_VALUE);
+	KUNIT_EXPECT_EQ(test, trap.scause, 0);
+
+	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
+	KUNIT_EXPECT_EQ(test, mn_test_read(t, &trap), 0);
+	KUNIT_EXPECT_EQ(test, trap.scause, EXC_LOAD_GUEST_PAGE_FAULT);
+	KUNIT_EXPECT_EQ(test, trap.stval, MN_TEST_GPA(3));
+	KUNIT_EXPECT_EQ(test, t->vcpu->mode, OUTSIDE_GUEST_MODE);
+}
+
+static int mn_test_reader(struct mn_test *t)
+{
+	struct kvm_cpu_trap trap;
+
+	WRITE_ONCE(t->go, true);
+	while (!READ_ONCE(t->done)) {
+		mn_test_read(t, &trap);
+		cond_resched();
+	}
+
+	return READ_ONCE(t->vcpu->mode) == OUTSIDE_GUEST_MODE ? 0 : -EBUSY;
+}
+
+/* Others see that guest memory is being read, i.e. the fence waits for that. */
+static void test_mn_hlv_mode(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	struct mn_test_job *job;
+	bool seen;
+
+	mn_test_create_vm_to_map(test);
+
+	mn_test_take_cpus(t);
+	job = mn_test_run_on(t, mn_test_reader, t->cpus[0]);
+	mn_test_wait_for_go(t, job);
+	seen = mn_test_spin_until(READ_ONCE(t->vcpu->mode) == READING_SHADOW_PAGE_TABLES,
+				  MN_TEST_TIMEOUT_US);
+	WRITE_ONCE(t->done, true);
+	mn_test_put_cpus(t);
+
+	KUNIT_EXPECT_TRUE(test, seen);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
+}
+#endif /* CONFIG_RISCV */
+
 /* The task shares the mm, as tasks of the VM do, and, unlike kthreads, has FPU state. */
 static int mn_test_run_vcpu(void *data)
 {
@@ -2077,12 +2312,29 @@ static int mn_test_run_vcpu(void *data)
 	do_exit(0);
 }
 
+/* Without that, KVM_RUN fails for another reason. */
+static int mn_test_init_vcpu(struct mn_test *t)
+{
+#ifdef CONFIG_ARM64
+	struct kvm_vcpu_init init = { .target = KVM_ARM_TARGET_GENERIC_V8 };
+	struct file file = { .private_data = t->vcpu };
+
+	if (copy_to_user((void __user *)t->hva, &init, sizeof(init)))
+		return -EFAULT;
+
+	return kvm_vcpu_ioctl(&file, KVM_ARM_VCPU_INIT, t->hva);
+#else
+	return 0;
+#endif
+}
+
 static void test_mn_fence_run(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
 	int i;
 
 	mn_test_create_vm_to_fence(test);
+	KUNIT_ASSERT_EQ(test, mn_test_init_vcpu(t), 0);
 	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
 
 	for (i = 0; i < 2; i++) {
@@ -2095,6 +2347,160 @@ static void test_mn_fence_run(struct kunit *test)
 		KUNIT_EXPECT_EQ(test, t->run_ret, -EIO);
 	}
 }
+
+#ifdef CONFIG_ARM64
+/* Protected KVM has no fence, its page tables are the hypervisor's. */
+static void test_mn_fence_refused(struct kunit *test)
+{
+	mn_test_need_kvm(test);
+	KUNIT_EXPECT_EQ(test, kvm_arch_has_mmu_notifier_fence(), !is_protected_kvm_enabled());
+}
+
+/* A VM with a page at MN_TEST_GPA(3) that isn't mapped into the guest yet. */
+static void mn_test_create_vm_to_map(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+	struct kvm_userspace_memory_region2 mem = {
+		.slot = 3,
+		.guest_phys_addr = MN_TEST_GPA(3),
+		.memory_size = PAGE_SIZE,
+	};
+
+	mn_test_create_vm_to_fence(test);
+	mem.userspace_addr = t->hva;
+	KUNIT_ASSERT_EQ(test, mn_test_init_vcpu(t), 0);
+	KUNIT_ASSERT_EQ(test, kvm_vm_ioctl_set_memory_region(t->kvm, &mem), 0);
+}
+
+/* Returns 1 if the vCPU may continue, i.e. also if the fault is stale. */
+static int mn_test_page_fault(struct mn_test *t)
+{
+	struct kvm_vcpu *vcpu = t->vcpu;
+	int r;
+
+	mutex_lock(&vcpu->mutex);
+	vcpu_load(vcpu);
+
+	vcpu->arch.fault.esr_el2 = FIELD_PREP(ESR_ELx_EC_MASK, ESR_ELx_EC_DABT_LOW) |
+				   ESR_ELx_IL | ESR_ELx_WNR | ESR_ELx_FSC_FAULT_L(3);
+	vcpu->arch.fault.far_el2 = MN_TEST_GPA(3);
+	vcpu->arch.fault.hpfar_el2 = HPFAR_EL2_NS |
+				     FIELD_PREP(HPFAR_EL2_FIPA, MN_TEST_GPA(3) >> 12);
+	r = kvm_handle_guest_abort(vcpu);
+
+	vcpu_put(vcpu);
+	mutex_unlock(&vcpu->mutex);
+	return r;
+}
+
+static bool mn_test_is_mapped(struct mn_test *t)
+{
+	kvm_pte_t pte = 0;
+	s8 level;
+
+	guard(read_lock)(&t->kvm->mmu_lock);
+	return !kvm_pgtable_get_leaf(t->kvm->arch.mmu.pgt, MN_TEST_GPA(3), &pte, &level) &&
+	       kvm_pte_valid(pte);
+}
+
+/* A page fault of a dead VM doesn't map anything. */
+static void test_mn_fence_page_fault(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+
+	mn_test_create_vm_to_map(test);
+	KUNIT_EXPECT_EQ(test, mn_test_page_fault(t), 1);
+	KUNIT_EXPECT_TRUE(test, mn_test_is_mapped(t));
+	mn_test_destroy_vm(t);
+
+	mn_test_create_vm_to_map(test);
+	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
+	KUNIT_EXPECT_EQ(test, mn_test_page_fault(t), 1);
+	KUNIT_EXPECT_FALSE(test, mn_test_is_mapped(t));
+}
+
+/* A task that cleans caches because of a mapping. */
+static int mn_test_cleaner(struct mn_test *t)
+{
+	bool kicked, early;
+
+	guard(raw_spinlock)(&t->kvm->arch.s2_clean_lock);
+	WRITE_ONCE(t->go, true);
+
+	kicked = mn_test_spin_until(kvm_test_request(KVM_REQ_VM_DEAD, t->vcpu),
+				    MN_TEST_TIMEOUT_US);
+	early = mn_test_is_early(t) || READ_ONCE(t->kvm->arch.s2_clean_closed);
+
+	return !kicked ? -ETIMEDOUT : early ? -EBUSY : 0;
+}
+
+static void test_mn_fence_waits_for_cleaner(struct kunit *test)
+{
+	struct mn_test *t = test->priv;
+
+	mn_test_fence(test, mn_test_cleaner);
+	KUNIT_EXPECT_TRUE(test, t->kvm->arch.s2_clean_closed);
+}
+
+static int mn_test_keep_from_cleaning(struct mn_test *t)
+{
+	bool early;
+
+	guard(raw_spinlock)(&t->kvm->arch.s2_clean_lock);
+	WRITE_ONCE(t->go, true);
+	early = mn_test_spin_until(READ_ONCE(t->done), MN_TEST_SHORT_US);
+
+	return early ? -EBUSY : 0;
+}
+
+static void mn_test_flush(struct mn_test *t)
+{
+	kvm_set_way_flush(t->vcpu);
+	WRITE_ONCE(t->done, true);
+}
+
+static void mn_test_unmap(struct mn_test *t)
+{
+	struct mmu_notifier_range range;
+
+	mmu_notifier_range_init(&range, MMU_NOTIFY_CLEAR, 0, t->mm, t->hva, t->hva + PAGE_SIZE);
+	mmu_notifier_invalidate_range_start(&range);
+	WRITE_ONCE(t->done, true);
+	mmu_notifier_invalidate_range_end(&range);
+}
+
+static const struct mn_test_clean {
+	const char *name;
+	void (*fn)(struct mn_test *t);
+} mn_test_cleans[] = {
+	{ "set/way", mn_test_flush },
+	{ "unmap", mn_test_unmap },
+};
+
+KUNIT_ARRAY_PARAM_DESC(mn_test_clean, mn_test_cleans, name);
+
+/* Caches are cleaned with the lock held that the fence takes. */
+static void test_mn_clean_locks(struct kunit *test)
+{
+	const struct mn_test_clean *clean = test->param_value;
+	struct mn_test *t = test->priv;
+	struct mn_test_job *job;
+
+	if (cpus_have_final_cap(ARM64_HAS_STAGE2_FWB))
+		kunit_skip(test, "caches aren't cleaned with FWB");
+
+	mn_test_create_vm_to_map(test);
+	KUNIT_ASSERT_EQ(test, mn_test_page_fault(t), 1);
+	KUNIT_ASSERT_TRUE(test, mn_test_is_mapped(t));
+
+	mn_test_take_cpus(t);
+	job = mn_test_run_on(t, mn_test_keep_from_cleaning, t->cpus[0]);
+	mn_test_wait_for_go(t, job);
+	clean->fn(t);
+	mn_test_put_cpus(t);
+	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
+}
+#endif /* CONFIG_ARM64 */
 
 static const struct mn_test_ioctl {
 	const char *name;
@@ -2113,24 +2519,30 @@ static const struct mn_test_ioctl {
 	MN_TEST_VM_IOCTL(KVM_IOEVENTFD),
 	MN_TEST_VM_IOCTL(KVM_SET_GSI_ROUTING),
 	MN_TEST_VM_IOCTL(KVM_SIGNAL_MSI),
-	MN_TEST_VM_IOCTL(KVM_GET_CLOCK),
-	MN_TEST_VM_IOCTL(KVM_XEN_HVM_SET_ATTR),
 	MN_TEST_VM_IOCTL(KVM_CREATE_DEVICE),
 	MN_TEST_VM_IOCTL(KVM_GET_STATS_FD),
 	MN_TEST_VCPU_IOCTL(KVM_RUN),
 	MN_TEST_VCPU_IOCTL(KVM_GET_REGS),
 	MN_TEST_VCPU_IOCTL(KVM_SET_REGS),
 	MN_TEST_VCPU_IOCTL(KVM_GET_SREGS),
-	MN_TEST_VCPU_IOCTL(KVM_GET_MSRS),
+	MN_TEST_VCPU_IOCTL(KVM_GET_ONE_REG),
 	MN_TEST_VCPU_IOCTL(KVM_GET_MP_STATE),
-	MN_TEST_VCPU_IOCTL(KVM_GET_LAPIC),
 	MN_TEST_VCPU_IOCTL(KVM_INTERRUPT),
-	MN_TEST_VCPU_IOCTL(KVM_NMI),
 	MN_TEST_VCPU_IOCTL(KVM_TRANSLATE),
 	MN_TEST_VCPU_IOCTL(KVM_PRE_FAULT_MEMORY),
+	MN_TEST_VCPU_IOCTL(KVM_GET_STATS_FD),
+#ifdef CONFIG_X86
+	MN_TEST_VM_IOCTL(KVM_GET_CLOCK),
+	MN_TEST_VM_IOCTL(KVM_XEN_HVM_SET_ATTR),
+	MN_TEST_VCPU_IOCTL(KVM_GET_MSRS),
+	MN_TEST_VCPU_IOCTL(KVM_GET_LAPIC),
+	MN_TEST_VCPU_IOCTL(KVM_NMI),
 	MN_TEST_VCPU_IOCTL(KVM_GET_NESTED_STATE),
 	MN_TEST_VCPU_IOCTL(KVM_XEN_VCPU_SET_ATTR),
-	MN_TEST_VCPU_IOCTL(KVM_GET_STATS_FD),
+#endif
+#ifdef CONFIG_ARM64
+	MN_TEST_VCPU_IOCTL(KVM_ARM_VCPU_INIT),
+#endif
 };
 
 KUNIT_ARRAY_PARAM_DESC(mn_test_ioctl, mn_test_ioctls, name);
@@ -2187,17 +2599,19 @@ static void test_mn_not_reaped(struct kunit *test)
 
 static struct kunit_case mn_test_cases[] = {
 	KUNIT_CASE(test_gate_counts),
-	KUNIT_CASE_PARAM(test_gate_ranges, mn_test_gate_range_gen_params),
-	KUNIT_CASE(test_gate_full),
 	KUNIT_CASE(test_gate_underflow),
-	KUNIT_CASE(test_gate_mismatch),
 	KUNIT_CASE(test_gate_lock_waits),
 	KUNIT_CASE(test_gate_lock_excludes),
+	KUNIT_CASE(test_gate_reset),
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
+	KUNIT_CASE_PARAM(test_gate_ranges, mn_test_gate_range_gen_params),
+	KUNIT_CASE(test_gate_full),
+	KUNIT_CASE(test_gate_mismatch),
 	KUNIT_CASE(test_gate_wakes),
 	KUNIT_CASE(test_gate_wakes_full),
 	KUNIT_CASE(test_gate_wakes_closed),
 	KUNIT_CASE(test_gate_wait_killed),
-	KUNIT_CASE(test_gate_reset),
+#endif
 	KUNIT_CASE_PARAM(test_mn_pairs, mn_test_where_gen_params),
 	KUNIT_CASE(test_mn_random_pairs),
 	KUNIT_CASE_PARAM(test_mn_other_fails, mn_test_order_gen_params),
@@ -2210,7 +2624,10 @@ static struct kunit_case mn_test_cases[] = {
 	KUNIT_CASE(test_mn_fence_dead_vm),
 	KUNIT_CASE(test_mn_fence_no_preempt),
 	KUNIT_CASE(test_mn_fence_waits_for_guest),
+	KUNIT_CASE(test_mn_fence_waits_for_walker),
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
 	KUNIT_CASE(test_mn_fence_waits_for_reader),
+#endif
 	KUNIT_CASE_PARAM(test_mn_fence_lock, mn_test_lock_gen_params),
 	KUNIT_CASE(test_mn_fence_all_locks),
 	KUNIT_CASE(test_mn_reapers),
@@ -2218,6 +2635,17 @@ static struct kunit_case mn_test_cases[] = {
 #ifdef CONFIG_X86
 	KUNIT_CASE(test_mn_fence_reclaims),
 	KUNIT_CASE(test_mn_fence_page_fault),
+#endif
+#ifdef CONFIG_RISCV
+	KUNIT_CASE(test_mn_fence_page_fault),
+	KUNIT_CASE(test_mn_fence_hlv),
+	KUNIT_CASE(test_mn_hlv_mode),
+#endif
+#ifdef CONFIG_ARM64
+	KUNIT_CASE(test_mn_fence_refused),
+	KUNIT_CASE(test_mn_fence_page_fault),
+	KUNIT_CASE(test_mn_fence_waits_for_cleaner),
+	KUNIT_CASE_PARAM(test_mn_clean_locks, mn_test_clean_gen_params),
 #endif
 	KUNIT_CASE(test_mn_fence_run),
 	KUNIT_CASE_PARAM(test_mn_fence_ioctl, mn_test_ioctl_gen_params),
