@@ -188,10 +188,13 @@ enum guest_work {
 
 static u64 no_harts;
 
-/* KVM reads the mask of harts by HLV. */
+/*
+ * KVM reads the mask of harts by HLV.  It doesn't resolve faults of HLV, so have the
+ * mask mapped by reading it first.
+ */
 static void guest_work(enum guest_work work)
 {
-	if (work == WORK_HLV)
+	if (work == WORK_HLV && !READ_ONCE(no_harts))
 		sbi_ecall(SBI_EXT_0_1_SEND_IPI, 0, (unsigned long)&no_harts, 0, 0, 0, 0, 0);
 }
 #elif defined(__aarch64__)
