@@ -104,6 +104,8 @@ static void set_clock(const char *name, const char *val)
 #define MN_MAX	"mmu_notifier/parameters/bench_max"
 #define LOCK_MAX "kvm/parameters/bench_lock_max"
 #define GPC	"kvm/parameters/bench_gpc"
+#define CACHES	"kvm/parameters/bench_caches"
+#define FILTER	"kvm/parameters/bench_filter"
 
 static int cmp(const void *a, const void *b)
 {
@@ -431,6 +433,100 @@ static void bench_inval(int vcpus)
 	munmap(outside, PAGE);
 }
 
+/*
+ * Invalidations of memory that has nothing to do with the VM, by the number of
+ * caches.  The caches are all in one block of memory, or each in a region of its
+ * own.  The ranges are a page, somewhere in a large area, or 32 MiB.
+ */
+#define REGION		(2 * MiB)
+#define AREA_REGIONS	32768ul
+#define LONG_REGIONS	16
+#define LONG_INVALS	21
+
+static unsigned long inval_once(uint8_t *mem, uint8_t *page, size_t size)
+{
+	*(volatile uint8_t *)page = 1;
+	set_clock(MN_SUM, "0");
+	madvise(mem, size, MADV_DONTNEED);
+	return get_clock(MN_SUM);
+}
+
+static uint8_t *map_regions(size_t regions)
+{
+	size_t size = regions * REGION;
+	uint8_t *mem = mmap(NULL, size + REGION, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0), *aligned;
+
+	if (mem == MAP_FAILED)
+		err(1, "mmap of %zu regions", regions);
+	aligned = (uint8_t *)(((uintptr_t)mem + REGION - 1) & -REGION);
+	munmap(aligned + size, mem + REGION - aligned);
+	munmap(mem, aligned - mem);
+	madvise(aligned, size, MADV_NOHUGEPAGE);
+	return aligned;
+}
+
+static void bench_caches(int caches, bool spread)
+{
+	static unsigned long without;
+	unsigned long v[INVALS], mean = 0, looked = 0, set, random = 1;
+	const char *layout = spread ? "spread" : "block";
+	uint8_t *mem, *area, *page;
+	struct vm vm;
+	char s[80];
+	int i;
+
+	create_vm(&vm, 1, 2 * MiB, false, false);
+	mem = map_regions(spread ? caches : 1);
+	area = map_regions(AREA_REGIONS);
+	if (!without)
+		without = inval_once(area, area, PAGE);
+
+	snprintf(s, sizeof(s), "%d %lu %lx", caches, spread ? REGION : 64, (unsigned long)mem);
+	set_clock(CACHES, s);
+	set = get_clock(FILTER);
+
+	for (i = 0; i < INVALS; i++) {
+		random = random * 6364136223846793005ul + 1442695040888963407ul;
+		page = area + (random >> 33) % (AREA_REGIONS * REGION / PAGE) * PAGE;
+		v[i] = inval_once(page, page, PAGE);
+		mean += v[i];
+		/* Even to skip a cache takes more than 4 instructions. */
+		looked += v[i] > without + 4 * caches;
+	}
+	mean /= INVALS;
+	snprintf(s, sizeof(s), "caches.%s.short.%d", layout, caches);
+	report(s, v, INVALS);
+	snprintf(s, sizeof(s), "caches.%s.mean.%d", layout, caches);
+	report(s, &mean, 1);
+	if (caches > 1) {
+		snprintf(s, sizeof(s), "caches.%s.looked.%d", layout, caches);
+		report(s, &looked, 1);
+	}
+	snprintf(s, sizeof(s), "filter.%s.%d", layout, caches);
+	report(s, &set, 1);
+
+	for (i = 0; i < LONG_INVALS; i++)
+		v[i] = inval_once(area + i * REGION, area + i * REGION, LONG_REGIONS * REGION);
+	snprintf(s, sizeof(s), "caches.%s.long.%d", layout, caches);
+	report(s, v, LONG_INVALS);
+
+	destroy_vm(&vm);
+	munmap(mem, (spread ? caches : 1) * REGION);
+	munmap(area, AREA_REGIONS * REGION);
+}
+
+static void bench_all_caches(void)
+{
+	static const int numbers[] = { 1, 16, 256, 5121 };
+	unsigned int i;
+
+	for (i = 0; i < sizeof(numbers) / sizeof(*numbers); i++)
+		bench_caches(numbers[i], false);
+	for (i = 0; i < sizeof(numbers) / sizeof(*numbers); i++)
+		bench_caches(numbers[i], true);
+}
+
 static void add_xen(struct vm *vm)
 {
 	struct kvm_xen_hvm_config config = {
@@ -723,6 +819,7 @@ static void bench_contended(void)
 
 /*
  * bench [MB]: measure, with VMs of at most MB to be reaped; 0: see make check.
+ * bench caches: only what has to do with caches and depends on no VM's size.
  * bench contended: events by two threads, without -icount and on two CPUs.
  */
 int main(int argc, char *argv[])
@@ -734,6 +831,12 @@ int main(int argc, char *argv[])
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (argc > 1 && !strcmp(argv[1], "contended")) {
 		bench_contended();
+		return 0;
+	}
+	if (argc > 1 && !strcmp(argv[1], "caches")) {
+		bench_evtchn();
+		bench_all_caches();
+		bench_inval(1);
 		return 0;
 	}
 	if (!max_mb) {
@@ -749,6 +852,7 @@ int main(int argc, char *argv[])
 
 	for (vcpus = 1; vcpus <= 256; vcpus *= vcpus == 1 ? 16 : 4)
 		bench_inval(vcpus);
+	bench_all_caches();
 	bench_evtchn();
 	bench_wait();
 	bench_reap(max_mb);

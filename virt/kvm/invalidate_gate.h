@@ -185,6 +185,35 @@ static inline void kvm_invalidate_gate_wake(struct list_head *wake)
 }
 
 /*
+ * Sleep until the caller is woken, see kvm_invalidate_gate_wait().  Not inline,
+ * to keep the waiter's initialization out of refreshes that don't sleep.
+ */
+static noinline __maybe_unused int kvm_invalidate_gate_sleep(struct kvm_invalidate_gate *gate,
+							      unsigned long hva)
+	__releases(&gate->lock)
+{
+	struct kvm_invalidate_waiter waiter = { .hva = hva };
+
+	init_completion(&waiter.done);
+	list_add_tail(&waiter.node, &gate->waiters);
+	spin_unlock(&gate->lock);
+
+	if (!wait_for_completion_killable(&waiter.done))
+		return -EAGAIN;
+
+	scoped_guard(spinlock, &gate->lock) {
+		if (!waiter.woken) {
+			list_del(&waiter.node);
+			return -EINTR;
+		}
+	}
+
+	/* complete() is about to be called, @waiter must exist until then. */
+	wait_for_completion(&waiter.done);
+	return -EINTR;
+}
+
+/*
  * Check for invalidations of the page at @hva.  Returns
  *
  *  - 0 if none is in flight.  Invalidations that enter the gate later see what
@@ -200,31 +229,14 @@ static inline void kvm_invalidate_gate_wake(struct list_head *wake)
 static inline int kvm_invalidate_gate_wait(struct kvm_invalidate_gate *gate,
 					   unsigned long hva)
 {
-	struct kvm_invalidate_waiter waiter = { .hva = hva };
-
 	kvm_invalidate_gate_may_wait(gate);
 
-	scoped_guard(spinlock, &gate->lock) {
-		if (!kvm_invalidate_gate_busy(gate, hva))
-			return 0;
+	spin_lock(&gate->lock);
+	if (unlikely(kvm_invalidate_gate_busy(gate, hva)))
+		return kvm_invalidate_gate_sleep(gate, hva);
+	spin_unlock(&gate->lock);
 
-		init_completion(&waiter.done);
-		list_add_tail(&waiter.node, &gate->waiters);
-	}
-
-	if (!wait_for_completion_killable(&waiter.done))
-		return -EAGAIN;
-
-	scoped_guard(spinlock, &gate->lock) {
-		if (!waiter.woken) {
-			list_del(&waiter.node);
-			return -EINTR;
-		}
-	}
-
-	/* complete() is about to be called, @waiter must exist until then. */
-	wait_for_completion(&waiter.done);
-	return -EINTR;
+	return 0;
 }
 #else
 /* The ranges are only used by the refresh of a gfn_to_pfn_cache. */

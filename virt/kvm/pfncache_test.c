@@ -17,8 +17,8 @@
 #include <linux/sched/signal.h>
 #include <linux/workqueue.h>
 
-/* The fake VM has a memslot of two pages. */
-#define GPC_TEST_HVA		0x10000000UL
+/* The fake VM has a memslot of two pages, each in another region of the filter. */
+#define GPC_TEST_HVA		(0x10000000UL - PAGE_SIZE)
 #define GPC_TEST_GPA		0x20000000ULL
 #define GPC_TEST_NR_PAGES	2
 #define GPC_TEST_END		(GPC_TEST_NR_PAGES * PAGE_SIZE)
@@ -785,6 +785,108 @@ static void test_gpc_unaligned(struct kunit *test)
 	gpc_test_end_range(t, GPC_TEST_HVA + range->start, GPC_TEST_HVA + range->end);
 }
 
+static bool gpc_test_filter_has(struct gpc_test *t, int page)
+{
+	unsigned long hva = GPC_TEST_HVA + page * PAGE_SIZE;
+
+	return kvm_gpc_filter_has(t->kvm, hva, hva + PAGE_SIZE);
+}
+
+/* A cache that moves to a region that the filter doesn't know, and back again. */
+static void test_gpc_filter_moves(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	int i, page;
+
+	KUNIT_EXPECT_FALSE(test, gpc_test_filter_has(t, 0));
+	KUNIT_EXPECT_FALSE(test, gpc_test_filter_has(t, 1));
+
+	for (i = 0; i < 4; i++) {
+		page = i % 2;
+		KUNIT_ASSERT_EQ(test, gpc_test_activate(t, page), 0);
+		KUNIT_EXPECT_TRUE(test, gpc_test_filter_has(t, page));
+
+		/* What the filter has once, it keeps. */
+		KUNIT_EXPECT_EQ(test, gpc_test_filter_has(t, 1 - page), i > 0);
+
+		gpc_test_start(t, 1 - page);
+		gpc_test_end(t, 1 - page);
+		KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, page));
+
+		gpc_test_start(t, page);
+		gpc_test_end(t, page);
+		KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	}
+
+	/* The filter isn't used to close the caches. */
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	bitmap_zero(t->kvm->gpc_filter, 1 << KVM_GPC_FILTER_ORDER);
+	gpc_test_close(t);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+}
+
+/* Ranges of many regions, one of which has the cache. */
+static void test_gpc_filter_regions(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	unsigned long region = BIT(KVM_GPC_FILTER_SHIFT);
+	unsigned long hva = GPC_TEST_HVA + PAGE_SIZE;
+	unsigned long start, end;
+	int before, n;
+
+	for (n = 1; n <= KVM_GPC_FILTER_MAX_REGIONS + 2; n++) {
+		for (before = 0; before < n; before++) {
+			KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 1), 0);
+
+			/* The cache's page is the first one of its region. */
+			start = hva - before * region;
+			end = start + n * region;
+			gpc_test_start_range(t, start, end);
+			KUNIT_EXPECT_NULL_MSG(test, gpc_test_khva(&t->gpc),
+					      "%d regions, %d before the cache", n, before);
+			gpc_test_end_range(t, start, end);
+		}
+
+		/* The regions before and after it. */
+		KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 1), 0);
+		gpc_test_start_range(t, hva - n * region, hva);
+		gpc_test_start_range(t, hva + region, hva + (n + 1) * region);
+		KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 1));
+		KUNIT_EXPECT_EQ(test, kvm_gpc_filter_has(t->kvm, hva - n * region, hva),
+				n > KVM_GPC_FILTER_MAX_REGIONS);
+		gpc_test_end_range(t, hva - n * region, hva);
+		gpc_test_end_range(t, hva + region, hva + (n + 1) * region);
+	}
+}
+
+/* A region that has the bits of the cache's region. */
+static void test_gpc_filter_collision(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+	unsigned long region = GPC_TEST_HVA >> KVM_GPC_FILTER_SHIFT;
+	u32 hash = kvm_gpc_filter_hash(region);
+	unsigned long other = region, hva;
+	int i;
+
+	for (i = 0; i < 8 << (2 * KVM_GPC_FILTER_ORDER); i++) {
+		if (kvm_gpc_filter_hash(++other) == hash)
+			break;
+	}
+	KUNIT_ASSERT_EQ(test, kvm_gpc_filter_hash(other), hash);
+	hva = other << KVM_GPC_FILTER_SHIFT;
+	KUNIT_ASSERT_EQ(test, hva >> KVM_GPC_FILTER_SHIFT, other);
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	KUNIT_EXPECT_TRUE(test, kvm_gpc_filter_has(t->kvm, hva, hva + PAGE_SIZE));
+
+	gpc_test_start_range(t, hva, hva + PAGE_SIZE);
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc), gpc_test_addr(t, 0));
+	gpc_test_end_range(t, hva, hva + PAGE_SIZE);
+
+	gpc_test_invalidate(t);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+}
+
 enum gpc_test_from {
 	GPC_NEW,		/* The mmu_notifier doesn't know the cache yet. */
 	GPC_INVALIDATED,	/* Its mapping is reused if the page is the same. */
@@ -1353,6 +1455,9 @@ static struct kunit_case gpc_test_cases[] = {
 	KUNIT_CASE(test_gpc_closed),
 	KUNIT_CASE(test_gpc_init_once),
 	KUNIT_CASE_PARAM(test_gpc_unaligned, gpc_test_range_gen_params),
+	KUNIT_CASE(test_gpc_filter_moves),
+	KUNIT_CASE(test_gpc_filter_regions),
+	KUNIT_CASE(test_gpc_filter_collision),
 	KUNIT_CASE_PARAM(test_gpc_race_invalidate, gpc_test_window_gen_params),
 	KUNIT_CASE_PARAM(test_gpc_race_invalidate_other, gpc_test_window_gen_params),
 	KUNIT_CASE_PARAM(test_gpc_race_move, gpc_test_window_gen_params),
