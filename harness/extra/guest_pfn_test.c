@@ -111,7 +111,7 @@ static int guest_pfn_test_guest(struct mn_test *t)
 	int old_cpu;
 
 	local_irq_disable();
-	old_cpu = mn_test_enter_guest(vcpu, smp_processor_id());
+	old_cpu = mn_test_enter_guest(vcpu, smp_processor_id(), IN_GUEST_MODE);
 
 	while (guest_pfn_test_may_enter(vcpu) && !g->nr_entries++) {
 		WRITE_ONCE(t->go, true);
@@ -124,7 +124,7 @@ static int guest_pfn_test_guest(struct mn_test *t)
 		/* start() doesn't return. */
 		early = mn_test_spin_until(READ_ONCE(t->done), MN_TEST_SHORT_US);
 		mn_test_exit_guest(vcpu, old_cpu);
-		mn_test_enter_guest(vcpu, smp_processor_id());
+		mn_test_enter_guest(vcpu, smp_processor_id(), IN_GUEST_MODE);
 	}
 
 	mn_test_exit_guest(vcpu, old_cpu);
@@ -257,7 +257,7 @@ static int guest_pfn_test_calm_guest(struct mn_test *t)
 	int old_cpu;
 
 	local_irq_disable();
-	old_cpu = mn_test_enter_guest(vcpu, smp_processor_id());
+	old_cpu = mn_test_enter_guest(vcpu, smp_processor_id(), IN_GUEST_MODE);
 	WRITE_ONCE(t->go, true);
 	done = mn_test_spin_until(READ_ONCE(t->done) ||
 				  READ_ONCE(vcpu->mode) != IN_GUEST_MODE, MN_TEST_TIMEOUT_US);
@@ -294,7 +294,7 @@ static void test_guest_pfn_unrelated(struct kunit *test)
 	guest_pfn_test_no_kick(g, g->range.start - PAGE_SIZE);
 	guest_pfn_test_no_kick(g, g->range.end);
 	KUNIT_EXPECT_TRUE(test, mn_test_gpc_valid(t));
-	guest_pfn_test_no_kick(g, t->gpc_hva);
+	guest_pfn_test_no_kick(g, t->hva);
 	KUNIT_EXPECT_FALSE(test, mn_test_gpc_valid(t));
 	KUNIT_EXPECT_TRUE(test, kvm_gpc_guest_valid(t->vcpu));
 
