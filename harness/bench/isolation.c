@@ -317,13 +317,8 @@ static pid_t start_vm(int vcpus, int *pipe_to)
 	close(go[0]);
 	if (read(ready[0], &c, 1) != 1)
 		errx(1, "no VM");
-	if (pipe_to) {
-		pipe_to[0] = ready[0];
-		pipe_to[1] = go[1];
-	} else {
-		close(ready[0]);
-		/* Open for as long as the child lives. */
-	}
+	pipe_to[0] = ready[0];
+	pipe_to[1] = go[1];
 	return pid;
 }
 
