@@ -7,6 +7,12 @@ H := harness
 .PHONY: help demo check bench tree refresh series base kernel vm shell selftest kunit litmus clean
 .PHONY: mutants kselftest kvm-unit-tests bisect-check kcsan liveness isolation soak nightly
 
+other := $(filter-out help demo check tree refresh series base kernel vm shell selftest clean \
+	deps,$(MAKECMDGOALS))
+ifneq ($(and $(filter-out 7.3,$(BASE)),$(other)),)
+$(error make $(other) is for the whole series, and not for BASE=$(BASE))
+endif
+
 help:
 	@sed -n 's/^#: \{0,1\}//p' $(MAKEFILE_LIST)
 
@@ -70,7 +76,7 @@ kunit: deps
 litmus: base
 	@$(H)/litmus
 clean:
-	@[ ! -d build/linux ] || [ -n "$(FORCE)" ] || \
+	@[ -z "$(wildcard build/linux build/stable-*/linux)" ] || [ -n "$(FORCE)" ] || \
 		{ echo "build/linux may have work of yours: make refresh takes it back, FORCE=1 removes it" >&2; exit 1; }
 	@rm -rf build out out.new .patches.new
 
@@ -107,6 +113,7 @@ nightly: deps
 #:   TREE     series (default), base, either with +NAME: harness/*/NAME.patch on top
 #:   CPUS  MEM  APPEND  TIMEOUT  TCG  of the machine    BUILD  in place of build/
 #:   LINUX    a kernel tree of yours, left unchanged
+#:   BASE     7.3 (default); 7.2, 6.12: that kernel, and its fixes in patches/stable/
 #:   ARCH     x86_64 (default), arm64, riscv64; loongarch64: KVM is only compiled
 #:   MODE     of arm64's KVM: vhe (default), nofwb, nvhe, protected
 .PHONY: deps

@@ -9,7 +9,8 @@ STAGE_T0=${STAGE_T0:-$(date +%s)}
 ARCH=${ARCH:-x86_64}
 # The process that began it all: make, or the first script. See end_with_top.
 HARNESS_TOP=${HARNESS_TOP:-${MAKELEVEL:+$PPID}} HARNESS_TOP=${HARNESS_TOP:-$$}
-export ROOT BUILD STAGE_T0 ARCH HARNESS_TOP
+BASE=${BASE:-7.3} MAIN=$BUILD
+export ROOT BUILD STAGE_T0 ARCH HARNESS_TOP BASE
 
 # die MESSAGE: one line, and a non-zero exit status.
 die()
@@ -95,7 +96,7 @@ find_qemu()
 	local dir
 
 	set_arch
-	dir=$BUILD/qemu$suffix qemu=("${QEMU:-$qemu_name}") tcg=${TCG:-auto}
+	dir=$MAIN/qemu$suffix qemu=("${QEMU:-$qemu_name}") tcg=${TCG:-auto}
 	[ -n "${QEMU:-}" ] || [ ! -x "$dir/usr/bin/$qemu_name" ] ||
 		qemu=("$dir/usr/bin/$qemu_name" -L "$dir/usr/share/qemu" -L /usr/share/seabios)
 	qemu_version=$("${qemu[@]}" --version 2>/dev/null | grep -m 1 -oP 'version \K[0-9.]+') || true
@@ -126,12 +127,15 @@ private_apt()
 		-o APT::Sandbox::User=root -o Acquire::Retries=2 -o Acquire::http::Timeout=30 "${@:2}"
 }
 
-# mirror: print the one that this machine gets its own packages from. Only fetched lists tell
-# whose packages they are, so on a machine without any they are fetched aside.
+# mirror SUITE: print the one that this machine gets packages like these from. Only fetched lists
+# tell whose packages they are, so on a machine without any they are fetched aside.
 mirror()
 {
-	local aside=() query=(indextargets --format '$(REPO_URI)'
-		'Created-By: Packages' 'Origin: Debian' 'Label: Debian')
+	local aside=() label=Debian query
+
+	[[ $1 != *-security ]] || label=Debian-Security
+	query=(indextargets --format '$(REPO_URI)'
+		'Created-By: Packages' 'Origin: Debian' "Label: $label")
 
 	if [ -z "$(apt-get "${query[@]}" 2>/dev/null)" ]; then
 		aside=(-q -o Dir::State::Lists="$work/apt/machine" -o APT::Sandbox::User=root)
@@ -155,7 +159,7 @@ unpack_debs()
 	rm -rf "$work" "$dir" &&
 		mkdir -p "$work"/{apt/lists/partial,apt/cache/archives/partial,download,root} || return
 	reason="no Debian package source is configured or reachable"
-	uri=$(mirror) && [ -n "$uri" ] || return
+	uri=$(mirror "$suite") && [ -n "$uri" ] || return
 	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $suite main" \
 		> "$work/apt/sources.list"
 	(
@@ -168,3 +172,15 @@ unpack_debs()
 		{ reason="$suite: $(grep -m1 '^[EW]:' "$work/err" || tail -n 1 "$work/err")"; return 1; }
 	mv "$work/root" "$dir" && rm -rf "$work"
 }
+
+# Another BASE has a queue of its own, and what is made for it folders of its own, but for what
+# is the same for all, in $MAIN.
+if [ "$BASE" != 7.3 ]; then
+	[[ $(< "$ROOT/harness/base.sha256") == *" linux-source-${BASE}_"* ]] ||
+		die "unknown BASE '$BASE': $(grep -oP ' linux-source-\K[^_]+' "$ROOT/harness/base.sha256" | xargs)"
+	[ -z "${LINUX:-}" ] || die "BASE=$BASE is a package of Debian's, there is no LINUX= of it"
+	[ "$ARCH" = x86_64 ] || die "BASE=$BASE is for ARCH=x86_64 only"
+	[ -e "$ROOT/patches/stable/$BASE/series" ] ||
+		die "BASE=$BASE has no queue: patches/stable/$BASE/series is missing"
+	MAIN=${BUILD%"/stable-$BASE"} BUILD=$MAIN/stable-$BASE
+fi

@@ -11,7 +11,8 @@
 
 In place of scenarios, one of these:
 
-    demo              base, base+rtlocks and series, with a table
+    demo              base, base+rtlocks and series, with a table; with BASE, the base and
+                      its queue, and what that changes
     after-parts       the tests that pass after each part of the series
     kcsan             those that race on purpose, with KCSAN: results/kcsan.txt
     kselftest         all KVM selftests, base against series: FLAVOUR, NPT=0, ONLY;
@@ -54,7 +55,12 @@ def setting(name, otherwise=""):
 
 HARNESS = Path(__file__).resolve().parent
 ROOT = HARNESS.parent
-BUILD = Path(setting("BUILD", ROOT / "build")).absolute()
+# As at the end of lib.sh: the build folder of all bases, and that of another one than 7.3.
+BASE = setting("BASE", "7.3")
+MAIN = BUILD = Path(setting("BUILD", ROOT / "build")).absolute()
+if STABLE := BASE.removeprefix("7.3"):
+    MAIN = BUILD.parent if BUILD.name == f"stable-{STABLE}" else BUILD
+    BUILD = MAIN / f"stable-{STABLE}"
 # The folder of the kernel's sources for each architecture, and how much longer than
 # with x86_64 a program may take: QEMU emulates some with more effort.
 ARCHES = {"x86_64": ("x86", 1), "arm64": ("arm64", 2), "riscv64": ("riscv", 5)}
@@ -273,8 +279,10 @@ def judge(rc, said):
         re.search(r"^(not ok .*|.*[Ff]ailed.*)", text, re.M)
     return "fail", why[1] if why else f"status {rc}: {last}"
 
-def problems(scenario, flavour, tree, result, _=None):
+def problems(scenario, flavour, tree, result, base=None):
     """What differs from the expectation."""
+    if STABLE and tree != "base":
+        return as_base(scenario, flavour, tree, result, base)
     if not scenario.base or not UNFIXED and not tree.startswith("base"):
         allowed = scenario.skips.get(flavour)
         return [result.words()] * (not result.clean()) + [
@@ -297,6 +305,10 @@ def worse(_, __, tree, result, base):
         f"{n} more than on base: {kind}: {text}"
         for (kind, text), n in (result.complaints - base.complaints).items()]
 
+def as_base(s, flavour, tree, r, base):
+    """What is wrong after the fixes: there may be as many complaints as on the base."""
+    return worse(s, flavour, tree, r, base) + [r.words()] * (r.outcome != "pass")
+
 class Build:
     """A build folder: sources, kernels, selftests."""
 
@@ -305,7 +317,8 @@ class Build:
 
     def command(self, *args):
         """What a command prints, or why it fails."""
-        with child(args, {"BUILD": str(self.path)}, stdout=subprocess.PIPE,
+        env = {"BUILD": str(self.path), "BASE": BASE if self.path == BUILD else "7.3"}
+        with child(args, env, stdout=subprocess.PIPE,
                    stderr=subprocess.PIPE, text=True, errors="replace") as process:
             out, err = process.communicate()
         if process.returncode:
@@ -329,6 +342,8 @@ class Build:
 
     def selftest(self, test, tree):
         """The program of a KVM selftest, of the series if the tree does not have it."""
+        if self.path != MAIN and STABLE:
+            return Build(MAIN).selftest(test, "series")
         top = "tools/testing/selftests/kvm/"
         for where in (tree, "series"):
             paths = self.command("git", "-C", self.src, "ls-tree", "--name-only", self.rev(where),
@@ -698,11 +713,7 @@ def kcsan():
     return failed()
 
 def after_parts():
-    """After each part of the series, the tests that it makes pass. After the fixes,
-    there may be as many complaints as on the base."""
-    def as_base(s, flavour, tree, r, base):
-        return worse(s, flavour, tree, r, base) + [r.words()] * (r.outcome != "pass")
-
+    """After each part of the series, the tests that it makes pass."""
     build, results, folder = Build(), {}, BUILD / "after-parts"
     for part, data in DATA["after"].items():
         text = read(ROOT / "patches/series").partition(f"[{part}]\n")[2].partition("\n[")[0]
@@ -734,17 +745,21 @@ def demo():
     build.rev("base")
     linux = build.shell('clean_environment; make -s -C "$BUILD/src" kernelversion')
     trees = {tree: head.format(linux=linux) for tree, head in data["trees"].items()
-             if "+" not in tree or not SUFFIX}
+             if "+" not in tree or not SUFFIX + STABLE}
     scenarios = [s for x in DATA["list"]["demo"] if not (s := DATA["scenario"][x]).unsuited("rt")]
     bench = ROOT / "results/bench.txt"
-    if not SUFFIX:
+    if STABLE:
+        fixed, trees["series"] = DATA["list"]["stable"], data["stable"]
+        more = [[s.title, *["not in this queue"] * 2] for s in scenarios if s.name not in fixed]
+        scenarios, legend = [DATA["scenario"][x] for x in fixed], data["stable_legend"]
+    elif not SUFFIX:
         legend = data["legend"]
         if figures := bench.exists() and re.search(data["figure"], read(bench), re.M | re.S):
             more = [[x.format(*figures.groups()) for x in data["row"]]]
             legend += data["quoted"].format(*figures.groups())
     # On the others, whatever happens is shown.
-    bad = on_trees("rt", trees, scenarios, lambda s, flavour, tree, r, _: problems(
-        s, flavour, tree, r) if tree == "series" else [], more)
+    bad = on_trees("rt", trees, scenarios, lambda s, flavour, tree, r, base: problems(
+        s, flavour, tree, r, base) if tree == "series" else [], more)
     print(legend)
     return bad
 

@@ -87,6 +87,7 @@ class QueueTest(unittest.TestCase):
         cls.addClassCleanup(shutil.rmtree, cls.tmp)
         cls.root = cls.tmp / "root"
         cls.env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_") and k != "EMAIL"}
+        cls.env.pop("BASE", None)
         cls.env |= {"GIT_CONFIG_GLOBAL": f"{cls.tmp}/gitconfig", "GIT_CONFIG_NOSYSTEM": "1",
                     "GIT_EDITOR": "true", "QUEUE_ROOT": str(cls.root), "STAGE_FD": "2",
                     "BUILD": f"{cls.root}/build", "LINUX": f"{cls.tmp}/kernel"}
@@ -368,6 +369,42 @@ class QueueTest(unittest.TestCase):
                 "linux cherry-pick refs/queue/tree~3..refs/queue/tree")
         self.assertIn("0002-KVM-More.patch: new, in part [fixes]", self.sh("queue refresh"))
         self.contains("patches/series", "[security]\n0001-KVM-main")
+
+    def test_stable(self):
+        """Another BASE has its own queue, in folders of its own, and mails for stable."""
+        commit = "[ Upstream commit <to be filled in> ]\n"
+        self.write({"patches/stable/6.12/" + name: text for name, text in {
+            "series": "[security]\n0001-a.patch\n[fixes]\n0002-b.patch\n",
+            "0001-a.patch": PATCH1.replace("It was", commit + "It was"),
+            "0002-b.patch": ROOT["patches/0002-two.patch"].replace(
+                "---\n", commit + "\nText.\n---\n", 1),
+            "cover/security": "KVM: A bug\n\nReport.\n"}.items()})
+        six, where = "export BASE=6.12; ", "git -C build/stable-6.12/linux "
+        self.sh("mkdir build/stable-6.12; cp -a build/src build/stable-6.12/; "
+                "cd build/stable-6.12/src; rm -r .git/worktrees; git branch -q -D series")
+        said = "1 of 1 do not name the upstream commit: all are marked RFC"
+        self.assertIn(said, self.sh(six + "OUT=sec queue mails security"))
+        self.contains(f"sec/{ONE}", "Subject: [RFC PATCH 6.12.y 1/1]",
+                      "\nTo: Some One <one@example.org>\nCc: security@kernel.org\n")
+        out = self.sh(six + "queue mails")
+        self.assertRegex(out, f"(?s)may be sent before patch 1 .*{said}")
+        mail = "out/0001-KVM-new-Add-a-file.patch"
+        self.contains(mail, "Subject: [RFC PATCH 6.12.y] KVM", "\nTo: stable@vger.kernel.org,\n"
+                      "\tSome One <one@example.org>\nCc: kvm@example.org\n")
+        self.sh(six + "queue am sec out")
+        # With its commit, it can be sent.
+        self.sh(f"sed -i 's/<to be filled in>/{'5' * 40}/' patches/stable/6.12/0002*")
+        self.assertNotIn("RFC", self.sh(six + "queue mails"))
+        self.contains(mail, "Subject: [PATCH 6.12.y] KVM", f"\n[ Upstream commit {'5' * 40} ]\n")
+        # To commits and back; the other queue stays as it is.
+        other = "md5sum patches/* virt/kvm/* 2>&1 || :; linux log -1 --format=%H"
+        before = self.sh(other)
+        self.sh(f"{six} queue tree; {where} commit -q --amend -m Mine; queue refresh")
+        self.contains("patches/stable/6.12/series", "[fixes]\n0002-Mine.patch\n")
+        self.assertEqual(before, self.sh(other))
+        self.sh(f"echo x > build/stable-6.12/linux/{NEW}; {where} add .; {where} commit -q -m New")
+        self.assertIn("adds a file, which only patches/ may",
+                      self.sh(six + "queue refresh", fails=1))
 
     # The base
 

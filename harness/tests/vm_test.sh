@@ -17,6 +17,9 @@ chmod +x "$tmp/exec_text"
 
 export RUN=$tmp/script
 refuse < "$H/tests/refusals.data"
+mkdir "$tmp/no_queue"
+cp -r "$H" "$tmp/no_queue/"
+refuse <<< "BASE without a queue | patches/stable/7.2/series is missing | BASE=7.2 $tmp/no_queue/harness/base"
 ! compgen -G "$BUILD/herd7*" > /dev/null
 result $? 'herd7 is not downloaded for it' "$(ls "$BUILD")"
 out=$("$H/vm" --check 2>&1) && [ -z "$out" ]
@@ -169,9 +172,13 @@ result $? 'uncommitted changes in LINUX are not used' "$out"
 # Debian's package
 rm -rf "$BUILD"
 mkdir -p "$BUILD/base"
-read -r _ deb < "$H/base.sha256"
+read -r _ deb _ < "$H/base.sha256"
 echo damaged > "$BUILD/base/$deb"
 refuse <<< 'a package with another checksum | does not have the checksum | base'
+rm -rf "$BUILD"
+for base in 6.12 7.2; do
+	refuse <<< "BASE=$base is not here | no Debian package source | BASE=$base APT_CONFIG=$tmp/apt.conf base"
+done
 rm -rf "$BUILD"
 refuse <<< "no package source | no Debian package source | APT_CONFIG=$tmp/apt.conf base"
 [ ! -e "$BUILD/src" ] && [ ! -e "$BUILD/base/src.new/Makefile" ]
