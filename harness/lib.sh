@@ -57,7 +57,7 @@ set_arch()
 	suffix=-$ARCH
 	[ "$ARCH" != x86_64 ] || suffix=''
 	while read -r of name value; do
-		[[ $of != "$ARCH" && $of != "$ARCH/$mode" ]] || printf -v "$name" %s "$value"
+		[[ $of != "$ARCH"?("/$mode"|"/$BASE") ]] || printf -v "$name" %s "$value"
 	done < "$ROOT/harness/arches.data"
 	[ -n "$kernel_arch" ] || die "unknown ARCH '$ARCH': x86_64, arm64, riscv64 or loongarch64"
 	[ -z "${MODE:-}" ] || [ "$ARCH" = arm64 ] || die "MODE=$MODE is for ARCH=arm64 only"

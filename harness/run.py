@@ -749,7 +749,7 @@ def demo():
     scenarios = [s for x in DATA["list"]["demo"] if not (s := DATA["scenario"][x]).unsuited("rt")]
     bench = ROOT / "results/bench.txt"
     if STABLE:
-        fixed, trees["series"] = DATA["list"]["stable"], data["stable"]
+        fixed, trees["series"] = DATA["list"]["stable-" + STABLE], data["stable"]
         more = [[s.title, *["not in this queue"] * 2] for s in scenarios if s.name not in fixed]
         scenarios, legend = [DATA["scenario"][x] for x in fixed], data["stable_legend"]
     elif not SUFFIX:
