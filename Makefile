@@ -25,7 +25,7 @@ help:
 demo: deps
 	@$(H)/run.py demo
 check: deps
-	@ARCH=arm64 $(H)/deps
+	@[ -n "$(filter-out 7.3,$(BASE))" ] || ARCH=arm64 $(H)/deps
 	@$(H)/check
 bench: deps
 	@$(H)/deps bench
