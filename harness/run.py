@@ -691,24 +691,12 @@ def kselftest():
     return side_by_side(flavour, tests, folder / name,
                         (folder if only else ROOT / "results") / f"{name}.txt", target)
 
-def known_races(folder):
-    """Have the kernels of run_all(overlay=what this returns) know harness/known-races."""
-    races = [x for x in read(HARNESS / "known-races").splitlines() if x and not x.startswith("#")]
-    write(folder / "overlay/known-races", "".join(f"{x}\n" for x in races))
-    # KUnit runs before init can tell the kernel about them.
-    os.environ["KNOWN_COMPLAINTS"] = str(folder / "known-complaints")
-    write(folder / "known-complaints", read(HARNESS / "known-complaints") + "".join(
-        f"*\tBUG: KCSAN: data-race in (\\S+ / )?{x}( / \\S+)?$\tknown-races\n" for x in races))
-    return folder / "overlay"
-
 def kcsan():
-    folder = BUILD / "kcsan"
     # A race takes two threads.
     scenarios = [dataclasses.replace(s, tcg="multi", tests="series")
                  for s in map(DATA["scenario"].get, DATA["list"]["kcsan"])]
     with result_file(ROOT / "results/kcsan.txt", heading("kcsan"), SAID):
-        run_all(Build(), "kcsan", "series+kcsan", scenarios, folder, {}, problems,
-                overlay=known_races(folder))
+        run_all(Build(), "kcsan", "series+kcsan", scenarios, BUILD / "kcsan", {}, problems)
     return failed()
 
 def after_parts():

@@ -82,9 +82,8 @@ def main():
                 boots[flavour] += 1
                 tree = "series" + ("+kcsan" if flavour == "kcsan" else "")
                 stage(f"{flavour}, boot {boots[flavour]}, seed {seed}")
-                options = {"overlay": run.known_races(FOLDER)} if flavour == "kcsan" else {}
                 run.run_all(build, flavour, tree, scenarios(seed), FOLDER / f"{flavour}-{boots[flavour]}",
-                            results, run.problems, f"{flavour}, seed {seed}: ", **options)
+                            results, run.problems, f"{flavour}, seed {seed}: ")
                 for result in results.values():
                     done[flavour] += counts(result.said)
                 if run.failed():
