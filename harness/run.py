@@ -1,13 +1,12 @@
 #!/usr/bin/env -S python3 -B
 # SPDX-License-Identifier: GPL-2.0
-"""run.py [OPTION...] SCENARIO...: run scenarios of scenarios.toml in harness/vm.
+"""run.py [-v] SCENARIO...: run scenarios of scenarios.toml in harness/vm.
 
-    --flavour=F       rt (default), std, ... (harness/configs)
-    --tree=T[,T]      series (default), base, ... (harness/kernel)
     -v                print what the programs print, too
+    --list            the scenarios
     --selftest TEST   run only this KVM selftest; prints what it prints, and has the
                       exit status of harness/vm, 4 if it is skipped
-    --list            the scenarios
+    --path TEST       only build it, and print where it is
 
 In place of scenarios, one of these:
 
@@ -17,22 +16,26 @@ In place of scenarios, one of these:
     kcsan             those that race on purpose, with KCSAN: results/kcsan.txt
     kselftest         all KVM selftests, base against series: FLAVOUR, NPT=0, ONLY;
                       results/kselftest-FLAVOUR[-nonpt].txt, with ONLY in $BUILD/kselftest
+    kvm-unit-tests    the same of KVM-unit-tests: FLAVOUR, ONLY ("nodefault" ones included),
+                      KUT, their tree, configured for x86_64 and built. The installed
+                      QEMU runs them, packed with its libraries and firmware;
+                      $BUILD/kvm-unit-tests/FLAVOUR.txt
 
-The environment variables FLAVOUR, TREE, TESTS (the tree of the selftests), ARGS, CPUS,
-MEM, TCG, APPEND, TIMEOUT and SUITE (of KUnit) override what scenarios.toml and the
-defaults are; ARCH and MODE are those of harness/vm. A TAP line for each run, and a table
-if there are several trees. Exit status 0 if all is as expected, 1 if not, 2 for bad input
-or if a kernel can't be built or does not boot, 130 if it was interrupted. Scenarios that
-need the same machine share a boot on the series, where no complaint is expected. Output
-and kernel logs: $BUILD/runs.
+Environment variables: FLAVOUR (rt, see harness/configs), TREE (series, see harness/kernel;
+also several, "base,series", with a table), and what overrides scenarios.toml: TESTS (the
+tree of the selftests), ARGS, CPUS, MEM, TCG, APPEND, TIMEOUT and SUITE (of KUnit). ARCH and
+MODE are those of harness/vm. A TAP line for each run. Exit status 0 if all is as expected,
+1 if not, 2 for bad input or if a kernel can't be built or does not boot, 130 if it was
+interrupted. Scenarios that need the same machine share a boot on the series, where no
+complaint is expected. Output and kernel logs: $BUILD/runs.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import difflib
 import fcntl
 import fnmatch
+import functools
 import itertools
 import os
 import re
@@ -41,7 +44,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 import tomllib
 import traceback
@@ -61,6 +63,8 @@ MAIN = BUILD = Path(setting("BUILD", ROOT / "build")).absolute()
 if STABLE := BASE.removeprefix("7.3"):
     MAIN = BUILD.parent if BUILD.name == f"stable-{STABLE}" else BUILD
     BUILD = MAIN / f"stable-{STABLE}"
+SRC = BUILD / "src"
+os.environ["BUILD"] = str(BUILD)
 # The folder of the kernel's sources for each architecture, and how much longer than
 # with x86_64 a program may take: QEMU emulates some with more effort.
 ARCHES = {"x86_64": ("x86", 1), "arm64": ("arm64", 2), "riscv64": ("riscv", 5)}
@@ -91,7 +95,6 @@ STAGE = int(setting("STAGE_FD", 0)) or os.dup(2)
 os.environ.setdefault("STAGE_T0", str(int(time.time())))
 # With whom child processes end, see lib.sh.
 os.environ.setdefault("HARNESS_TOP", str(os.getppid() if setting("MAKELEVEL") else os.getpid()))
-STOPPED, VERBOSE, CHILDREN = threading.Event(), threading.Event(), set()
 SAID = []       # all that was printed about runs
 
 class Failure(Exception):
@@ -121,48 +124,50 @@ def write(path, text):
 
 @contextlib.contextmanager
 def child(args, env, **options):
-    """A process that ends with the block, and when this one is stopped."""
-    if STOPPED.is_set():
-        raise KeyboardInterrupt
+    """A process that ends with the block."""
     process = subprocess.Popen(args, env=os.environ | {"STAGE_FD": str(STAGE)} | env,
                                stdin=subprocess.DEVNULL, pass_fds=[STAGE], **options)
-    CHILDREN.add(process)
     try:
         yield process
     finally:
         process.terminate()
         process.wait()
-        CHILDREN.discard(process)
-        if STOPPED.is_set():
-            raise KeyboardInterrupt
 
-def no_arguments(doc):
-    """For a program that takes none but --help."""
-    if sys.argv[1:] in (["-h"], ["--help"]):
-        print(doc, end="")
-        sys.exit(0)
-    if sys.argv[1:]:
-        raise Failure(f"unknown argument '{sys.argv[1]}': see --help")
+def command(*args):
+    """What a command prints, or why it fails."""
+    with child(args, {}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+               errors="replace") as process:
+        out, err = process.communicate()
+    if process.returncode:
+        raise Failure(err.strip() or f"{os.path.basename(args[0])} failed")
+    sys.stderr.write(err)
+    return out.strip()
 
-def entry(main, *args, arches=tuple(ARCHES)):
-    """main() as a program, for some architectures: signals end the child processes, too."""
+def shell(script, *args):
+    """The same for a script that uses lib.sh."""
+    return command("bash", "-c", f'. "$0/lib.sh"; set_arch; {script}', HARNESS, *args)
+
+def entry(main, doc, arguments=False, arches=tuple(ARCHES)):
+    """main() as a program, for some architectures; a signal ends it, and what it runs."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def stop(*_):
         for x in signals:
             signal.signal(x, signal.SIG_IGN)
-        STOPPED.set()
-        for process in list(CHILDREN):
-            process.terminate()
         raise KeyboardInterrupt
 
     for x in signals:
         signal.signal(x, stop)
-    name, status = os.path.basename(sys.argv[0]), 2
+    name, status, args = os.path.basename(sys.argv[0]), 2, sys.argv[1:]
     try:
+        if args[:1] in (["-h"], ["--help"]):
+            print(doc, end="")
+            sys.exit(0)
+        if args and not arguments:
+            raise Failure(f"unknown argument '{args[0]}': see --help")
         if ARCH not in arches:
             raise Failure(f"unknown ARCH '{ARCH}' to run this on: {' '.join(arches)}")
-        status = main(*args)
+        status = main(args) if arguments else main()
     except Failure as failure:
         print(f"{name}: {failure}", file=sys.stderr)
     except KeyboardInterrupt:
@@ -272,6 +277,8 @@ def judge(rc, said):
     text, last = "\n".join(said), said[-1] if said else "no output"
     if rc == 0:
         return "pass", ""
+    if 128 < rc <= 128 + 64:
+        return "died", f"by signal {rc - 128}: {last}"
     if rc == 4:
         why = re.findall(r"# SKIP(?: -)? *(.*)", text) or re.findall(r"(.*), skipping test", text)
         return "skip", why[-1] if why else last
@@ -282,10 +289,7 @@ def judge(rc, said):
 def problems(scenario, flavour, tree, result, base=None):
     """What differs from the expectation."""
     if STABLE and tree != "base":
-        # How often the kernel complains depends on how long it takes.
-        return [result.words()] * (result.outcome != "pass") + [
-            f"not on base: {kind}: {text}"
-            for kind, text in result.complaints.keys() - base.complaints.keys()]
+        return as_base(scenario, flavour, tree, result, base)
     if not scenario.base or not UNFIXED and not tree.startswith("base"):
         allowed = scenario.skips.get(flavour)
         return [result.words()] * (not result.clean()) + [
@@ -308,114 +312,80 @@ def worse(_, __, tree, result, base):
         f"{n} more than on base: {kind}: {text}"
         for (kind, text), n in (result.complaints - base.complaints).items()]
 
-class Build:
-    """A build folder: sources, kernels, selftests."""
+def as_base(s, flavour, tree, r, base):
+    """What is wrong after the fixes: there may be as many complaints as on the base."""
+    return worse(s, flavour, tree, r, base) + [r.words()] * (r.outcome != "pass")
 
-    def __init__(self, path=BUILD):
-        self.path, self.src, self.revs = Path(path), Path(path) / "src", {}
+# What is built: kernels, selftests, programs
 
-    def command(self, *args):
-        """What a command prints, or why it fails."""
-        env = {"BUILD": str(self.path), "BASE": BASE if self.path == BUILD else "7.3"}
-        with child(args, env, stdout=subprocess.PIPE,
-                   stderr=subprocess.PIPE, text=True, errors="replace") as process:
-            out, err = process.communicate()
-        if process.returncode:
-            raise Failure(err.strip() or f"{os.path.basename(args[0])} failed")
-        sys.stderr.write(err)
-        return out.strip()
+@functools.cache
+def rev(tree):
+    """The commit of a tree."""
+    command(HARNESS / "base")
+    return command(HARNESS / "queue", "rev", tree)
 
-    def shell(self, script, *args):
-        """The same for a script that uses lib.sh."""
-        return self.command("bash", "-c", f'. "$0/lib.sh"; set_arch; {script}', HARNESS, *args)
+def selftest(test, tree):
+    """The program of a KVM selftest, of the series if the tree does not have it."""
+    if STABLE:      # They are those of the series for 7.3.
+        return command("env", "BASE=7.3", f"BUILD={MAIN}", HARNESS / "run.py", "--path", test)
+    top = "tools/testing/selftests/kvm/"
+    for where in (tree, "series"):
+        paths = command("git", "-C", SRC, "ls-tree", "--name-only", rev(where), top,
+                        f"{top}{FOLDER}/")
+        names = [x[len(top):-2] for x in paths.split() if x.endswith(".c")]
+        for name in (test, f"{FOLDER}/{test}"):
+            if name in names:
+                return selftests(where, name) / name
+    raise Failure(f"no selftest '{test}' for {ARCH}{near(test, names)}")
 
-    def rev(self, tree):
-        """The commit of a tree."""
-        if tree not in self.revs:
-            self.command(HARNESS / "base")
-            self.revs[tree] = self.command(HARNESS / "queue", "rev", tree)
-        return self.revs[tree]
+def selftests(tree, *tests):
+    """Build KVM's selftests of a tree, static; all of them, or some. Their folder in
+    $BUILD/selftests/TREE; all trees with +NAME share one."""
+    out = BUILD / f"selftests{SUFFIX}" / ("extra" if "+" in tree else tree)
+    stamp, top, log = out / "stamp", out / "bin", out / "build.log"
+    out.mkdir(parents=True, exist_ok=True)
+    key = command("git", "-C", SRC, "rev-parse", rev(tree) + "^{tree}") + \
+        shell('"$compiler" --version')
+    # That of harness/kernel: $BUILD/src has one tree at a time.
+    with open(BUILD / ".lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        fresh = stamp.exists() and read(stamp) == key
+        missing = [x for x in map(top.joinpath, tests) if not fresh or not x.exists()
+                   or x.stat().st_mtime < stamp.stat().st_mtime]
+        if fresh and tests and not missing:
+            return top
+        stage(f"building selftests of {tree}: {' '.join(tests) or 'all'}")
+        command(HARNESS / "queue", "checkout", tree)
+        if not fresh:
+            shell(MAKE, log, SRC, f"O={out}/headers", "headers_install",
+                  f"INSTALL_HDR_PATH={out}/headers/usr")
+            write(stamp, key)
+        shell(MAKE, log, SRC / "tools/testing/selftests/kvm", f"OUTPUT={top}",
+              f"-j{os.cpu_count() + 1}", f"KHDR_INCLUDES=-isystem {out}/headers/usr/include",
+              "USERLDFLAGS=-static", *missing or ["all"])
+        for path in missing:
+            os.utime(path)
+    return top
 
-    def kernel(self, flavour, tree):
-        self.command(HARNESS / "kernel", flavour, tree)
-
-    def selftest(self, test, tree):
-        """The program of a KVM selftest, of the series if the tree does not have it."""
-        if self.path != MAIN and STABLE:
-            return Build(MAIN).selftest(test, "series")
-        top = "tools/testing/selftests/kvm/"
-        for where in (tree, "series"):
-            paths = self.command("git", "-C", self.src, "ls-tree", "--name-only", self.rev(where),
-                                 top, f"{top}{FOLDER}/")
-            names = [x[len(top):-2] for x in paths.split() if x.endswith(".c")]
-            for name in (test, f"{FOLDER}/{test}"):
-                if name in names:
-                    return self.selftests(where, name) / name
-        raise Failure(f"no selftest '{test}' for {ARCH}{near(test, names)}")
-
-    def selftests(self, tree, *tests):
-        """Build KVM's selftests of a tree, static; all of them, or some. Their folder in
-        $BUILD/selftests/TREE; all trees with +NAME share one.
-
-        They are built from a copy: $BUILD/src stays clean, and may be busy with a
-        kernel of another tree. In it, files that don't change keep their time stamps."""
-        out = self.path / f"selftests{SUFFIX}" / ("extra" if "+" in tree else tree)
-        copy, stamp, top = out / "src", out / "stamp", out / "bin"
-        log, jobs = out / "build.log", f"-j{os.cpu_count() + 1}"
-        out.mkdir(parents=True, exist_ok=True)
-        with open(out / ".lock", "w", encoding="ascii") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            key = self.command("git", "-C", self.src, "rev-parse", self.rev(tree) + "^{tree}") + \
-                self.shell('"$compiler" --version')
-            if not stamp.exists() or read(stamp) != key:
-                stage(f"copying the selftests of {tree}")
-                stamp.unlink(missing_ok=True)
-                self.checkout(self.rev(tree), copy)
-                self.shell(MAKE, log, copy, f"O={out}/headers", "headers_install",
-                           f"INSTALL_HDR_PATH={out}/headers/usr")
-                write(stamp, key)
-            missing = [top / x for x in tests if not (top / x).exists()
-                       or (top / x).stat().st_mtime < stamp.stat().st_mtime]
-            if missing or not tests:
-                stage(f"building selftests of {tree}: {' '.join(tests) or 'all'}")
-                self.shell(MAKE, log, copy / "tools/testing/selftests/kvm", f"OUTPUT={top}", jobs,
-                           f"KHDR_INCLUDES=-isystem {out}/headers/usr/include",
-                           "USERLDFLAGS=-static", *missing or ["all"])
-                for path in missing:
-                    os.utime(path)
-        return top
-
-    def checkout(self, rev, copy):
-        """What selftests are made of; of their headers, the vfio tests have symbolic links."""
-        tools = (f"tools/{x}" for x in "arch build include lib scripts testing/selftests".split())
-        if not copy.is_dir():
-            self.command("git", "init", "-q", copy)
-            self.command("git", "-C", copy, "sparse-checkout", "set", "--cone", "scripts",
-                         "include", "usr", f"arch/{FOLDER}", "drivers/dma",
-                         "drivers/net/ethernet/intel/igb", *tools)
-        write(copy / ".git/objects/info/alternates", f"{self.src}/.git/objects\n")
-        self.command("git", "-C", copy, "checkout", "-q", "-f", "--detach", rev)
-
-    def program(self, s, tree):
-        """A scenario's program, by the name that it has in the guest."""
-        path = self.path / f"programs{SUFFIX}" / s.key
-        path.unlink(missing_ok=True)
-        # For KUnit, which runs before init does: nothing is to be done after it.
-        write(path, "#!/bin/sh\n")
-        path.chmod(0o755)
-        if s.source:
-            self.shell('"$compiler" -O2 -Wall -static -pthread -o "$@"', path, ROOT / s.source)
-        elif not s.kunit:
-            path.unlink()
-            path.symlink_to(s.program or self.selftest(s.test, s.tests or tree))
-        return str(path)
+def program(s, tree):
+    """A scenario's program, by the name that it has in the guest."""
+    path = BUILD / f"programs{SUFFIX}" / s.key
+    path.unlink(missing_ok=True)
+    # For KUnit, which runs before init does: nothing is to be done after it.
+    write(path, "#!/bin/sh\n")
+    path.chmod(0o755)
+    if s.source:
+        shell('"$compiler" -O2 -Wall -static -pthread -o "$@"', path, ROOT / s.source)
+    elif not s.kunit:
+        path.unlink()
+        path.symlink_to(s.program or selftest(s.test, s.tests or tree))
+    return str(path)
 
 class Boot:
     """One boot with as many of the scenarios as it survives."""
 
-    def __init__(self, build, flavour, tree, scenarios, path, overlay=None, judge_status=judge):
-        self.build, self.tree, self.judge_status = build, tree, judge_status
-        self.first, self.scenarios = scenarios[0], {s.key: s for s in scenarios}
+    def __init__(self, flavour, tree, scenarios, path, overlay=None):
+        self.tree, self.first, self.scenarios = tree, scenarios[0], {s.key: s for s in scenarios}
         self.log, self.out, self.err, over = (
             Path(f"{path}.{x}") for x in ("log", "out", "err", "overlay"))
         write(self.log, "")
@@ -427,11 +397,11 @@ class Boot:
             write(over / "limit.d" / s.key, f"{s.seconds}\n")
         timeout = BOOT + sum(s.seconds + GRACE for s in scenarios)
         self.env = self.first.machine() | {
-            "BUILD": str(build.path), "TREE": tree, "FLAVOUR": flavour, "LOG": str(self.log),
+            "TREE": tree, "FLAVOUR": flavour, "LOG": str(self.log),
             "NAME": os.path.basename(path), "OVERLAY": str(over), "ARGS": "",
-            "RUN": " ".join(build.program(s, tree) for s in scenarios),
+            "RUN": " ".join(program(s, tree) for s in scenarios),
             "TIMEOUT": str(self.first.seconds if self.first.kunit else timeout)}
-        self.hung, self.took = False, 0
+        self.hung, self.ended, self.took = False, False, 0
 
     def run(self):
         """Until it ends, or the guest does not go on."""
@@ -447,6 +417,7 @@ class Boot:
                     stage(f"  {self.tree}: {last[2]}: {last[1]}")
                 self.hung = time.monotonic() - since > limit
                 time.sleep(0.5)
+            self.ended = True
         self.took = time.monotonic() - begin
         if vm.returncode == 2:
             raise Failure(f"{self.why('vm failed')} (see {self.err})")
@@ -504,16 +475,16 @@ class Boot:
                 continue
             rc, seconds = int(rc), float(stamp) - begun[s]
             ended = ("timeout", f"after {s.seconds} s") if rc == 137 and seconds >= s.seconds - 1 \
-                else self.judge_status(rc, lines)
+                else judge(rc, lines)
             found[s] = Result(*ended, seconds, rc, lines)
-        return {s: r for s, r in found.items() if r.outcome != "died" or not STOPPED.is_set()}
+        return {s: r for s, r in found.items() if self.ended or r.outcome != "died"}
 
     def kunit(self):
         """By kunit.py's parser, if there is anything to be parsed."""
         log, suite, cases = read(self.log), "", []
-        if STOPPED.is_set() or "KTAP version" not in log and not self.marks():
+        if not self.ended or "KTAP version" not in log and not self.marks():
             return {}
-        kunit = self.build.src / "tools/testing/kunit/kunit.py"
+        kunit = SRC / "tools/testing/kunit/kunit.py"
         parsed = self.filter(sys.executable, "-B", kunit, "parse", self.log)
         for subtest, ok, name, rest in KUNIT.findall(log):
             suite = subtest or suite
@@ -531,7 +502,7 @@ def another_try(s, r, notes):
         return f"{why or r.reason}: another try"
     return ""
 
-def run_all(build, flavour, tree, scenarios, folder, results, expected=None, title="", **options):
+def run_all(flavour, tree, scenarios, folder, results, expected=None, title="", **options):
     """Fill results, {(tree, name): Result}, with a TAP line for each if something is
     expected(scenario, flavour, tree, Result, that of the base).
 
@@ -553,7 +524,7 @@ def run_all(build, flavour, tree, scenarios, folder, results, expected=None, tit
             ended(s, Result("skip", s.unsuited(flavour)))
         else:
             groups[str(s.machine()) if shared else s.name].append(s)
-    build.kernel(flavour, tree)
+    command(HARNESS / "kernel", flavour, tree)
     for left in groups.values():
         name, notes, boots = left[0].key, defaultdict(list), 0
         if left[1:]:
@@ -561,7 +532,7 @@ def run_all(build, flavour, tree, scenarios, folder, results, expected=None, tit
         while left:
             boots += 1
             path = f"{folder}/{name}-{flavour}{RUNS}-{tree}" + (f"-{boots}" if boots > 1 else "")
-            boot = Boot(build, flavour, tree, left, path, **options)
+            boot = Boot(flavour, tree, left, path, **options)
             try:
                 boot.run()
             finally:
@@ -594,7 +565,7 @@ def tap(text, bad, r):
     if bad:
         below += [f"not ok {x}{rest}" for ok, x, rest in r.cases if not ok][:8]
         below += ["...", *r.said[-12:], f"see {r.log}"]
-    if VERBOSE.is_set():
+    if "-v" in sys.argv:
         print(*r.said, sep="\n")
     say(f"{'not ok' if bad else 'ok'} {number} - {text}: {words}", *(f"# {x}" for x in below if x))
 
@@ -620,7 +591,7 @@ def grid(rows, between="  "):
 
 def heading(target):
     """The first lines of a table in results/: those of lib.sh."""
-    return Build().shell('heading "$1"', target).split("\n")
+    return shell('heading "$1"', target).split("\n")
 
 @contextlib.contextmanager
 def result_file(path, head=(), lines=None):
@@ -634,15 +605,14 @@ def result_file(path, head=(), lines=None):
             write(name, "\n".join([*head, *lines]) + "\n")
             stage(f"written: {os.path.relpath(name)}" + (", not whole" if name != path else ""))
 
-def side_by_side(flavour, tests, folder, path, target, **options):
-    """Run {tree: [Scenario]}, in few boots, and write what becomes of them to path. The
-    exit status is 1 if anything is worse on the series."""
-    results = {}
+def side_by_side(flavour, tests, name, target, where="", **options):
+    """Run {tree: [Scenario]}, in few boots, and write what becomes of them to a table in this
+    folder, or in $BUILD. The exit status is 1 if anything is worse on the series."""
+    results, folder = {}, BUILD / name
     shutil.rmtree(folder, ignore_errors=True)
-    with result_file(path, heading(target), SAID):
+    with result_file(f"{where or folder.parent}/{folder.name}.txt", heading(target), SAID):
         for tree, scenarios in tests.items():
-            run_all(Build(), flavour, tree, scenarios, folder, results, worse, f"{tree}: ",
-                    **options)
+            run_all(flavour, tree, scenarios, folder, results, worse, f"{tree}: ", **options)
         rows = [("test", *tests, *["s"] * len(tests), "")]
         for name in dict.fromkeys(name for _, name in results):
             row = [results.get((tree, name), Result("-")) for tree in tests]
@@ -658,54 +628,114 @@ def side_by_side(flavour, tests, folder, path, target, **options):
 
 # Lists
 
+def chosen(names, patterns, what):
+    """Those of the names that patterns ask for."""
+    found = {}
+    for pattern in patterns.split():
+        found[pattern] = {x for x in names for y in (x, x.removeprefix(FOLDER + "/"))
+                          if fnmatch.fnmatchcase(y, pattern)}
+        if not found[pattern]:
+            raise Failure(f"no {what} '{pattern}'{near(pattern, names)}")
+    return [x for x in names if x in set().union(*found.values())]
+
 def kselftest():
     flavour, npt, only = setting("FLAVOUR", "rt"), setting("NPT", "1"), setting("ONLY")
     if npt not in ("0", "1"):
         raise Failure(f"NPT={npt}: 0 or 1")
-    whole = (flavour, npt) == ("rt", "1")
+    whole, off = (flavour, npt) == ("rt", "1"), npt == "0"
     if not whole and (flavour not in ("rt", "std") or SUFFIX):
         raise Failure(f"FLAVOUR={flavour}: rt or std; rt, and no NPT=, with ARCH={ARCH}")
-    data, tests, chosen = DATA["kselftest"], {}, set()
+    data, programs = DATA["kselftest"], {}
     for tree in ("base", "series"):
-        top = Build().selftests(tree)
-        tests[tree] = {x.relative_to(top).as_posix(): x for sub in (top, top / FOLDER)
-                       for x in sub.iterdir() if "." not in x.name and x.is_file()
-                       and os.access(x, os.X_OK)}
-    names = sorted(tests["base"] | tests["series"])
+        top = selftests(tree)
+        programs[tree] = {x.relative_to(top).as_posix(): x for sub in (top, top / FOLDER)
+                          for x in sub.iterdir() if "." not in x.name and x.is_file()
+                          and os.access(x, os.X_OK)}
+    names = sorted(programs["base"] | programs["series"])
     if not SUFFIX and (unknown := set(data["tests"]) - set(names)):
         raise Failure(f"scenarios.toml: no selftest {' '.join(unknown)}")
-    for pattern in (only or ("*" if whole else data["some"])).split():
-        found = {x for x in names for y in (x, x.removeprefix(FOLDER + "/"))
-                 if fnmatch.fnmatchcase(y, pattern)}
-        if not found:
-            raise Failure(f"no selftest '{pattern}'{near(pattern, names)}")
-        chosen |= found
-    append = data["append"] + ("" if npt == "1" else " kvm_amd.npt=0")
-    tests = {tree: [Scenario(x, program=programs[x], append=append, **{
+    names = chosen(names, only or ("*" if whole else data["some"]), "selftest")
+    append = data["append"] + " kvm_amd.npt=0" * off
+    tests = {tree: [Scenario(x, program=paths[x], append=append, **{
         "mem": "3G", "limit": 120} | data["tests"].get(x, {})).customized()
-        for x in names if x in chosen & set(programs)] for tree, programs in tests.items()}
-    name = f"kselftest-{flavour}{RUNS}" + ("" if npt == "1" else "-nonpt")
-    target = f"kselftest{GIVEN} FLAVOUR={flavour}" + ("" if npt == "1" else " NPT=0") + (
-        f' ONLY="{only}"' if only else "")
-    folder = BUILD / "kselftest"
-    return side_by_side(flavour, tests, folder / name,
-                        (folder if only else ROOT / "results") / f"{name}.txt", target)
+        for x in names if x in paths] for tree, paths in programs.items()}
+    return side_by_side(
+        flavour, tests, f"kselftest/kselftest-{flavour}{RUNS}" + "-nonpt" * off,
+        f"kselftest{GIVEN} FLAVOUR={flavour}" + " NPT=0" * off + f' ONLY="{only}"' * bool(only),
+        "" if only else ROOT / "results")
+
+def unittests(kut):
+    """{name: {key: value}} of unittests.cfg."""
+    if not setting("KUT"):
+        raise Failure("KUT= is empty: give it a tree of KVM-unit-tests in which ./configure and "
+                      "make were run, for x86_64; nothing is fetched or built here")
+    config, tests = kut / "x86/unittests.cfg", {}
+    if ARCH != "x86_64" or not config.exists():
+        raise Failure(f"KUT={kut} has no {ARCH.partition('_')[0]}/unittests.cfg")
+    for name, key, lines, value in re.findall(
+            r'^(?:\[(.+)\]|(\w+)[ \t]*=[ \t]*(?:"""((?s:.*?))"""|(.*)))', read(config), re.M):
+        if name:
+            now = tests[name] = defaultdict(str)
+        else:
+            now[key] = (lines or value).strip()
+    return {name: test for name, test in tests.items()
+            if test["arch"] in ("", "x86_64") and test["accel"] in ("", "kvm")}
+
+def unittest(kut, name, test):
+    """As a scenario. The values of unittests.cfg are in shell syntax."""
+    params = test["extra_params"] or test["qemu_params"]
+    data = DATA["kvm-unit-tests"]
+    limit = max(120, data["limit"].get(name, 0), int(re.match(r"\d*", test["timeout"])[0] or 0))
+    s = Scenario(name, program=HARNESS / "extra/kut.sh", mem=data["mem"], limit=limit).customized()
+    args = [f"'{test['check']}' -machine accel=kvm" + f",{test['machine']}" * bool(test["machine"]),
+            f"-kernel /kut/{test['file']} -smp", test["smp"] or "1"]
+    if "lost_tick" in read(kut / "x86/run"):
+        args.append("-global kvm-pit.lost_tick_policy=discard")
+    if test["test_args"]:
+        args.append("-append " + test["test_args"])
+    args = re.sub(r"\$?MAX_SMP|\$\{MAX_SMP\}", str(s.cpus), " ".join([*args, params]))
+    return dataclasses.replace(s, args=args)
+
+def pack(kut, files, root):
+    """QEMU, what it needs, and the tests' binaries."""
+    qemu = shutil.which("qemu-system-x86_64")
+    where = ":".join(command(qemu, "-L", "help").split())
+    packed = {"/bin/qemu-system-x86_64": qemu} | {
+        x: x for x in re.findall(r"(/\S+) \(0x", command("ldd", qemu))} | {
+        f"/qemu/{x}": shutil.which(x, os.F_OK, where) or x
+        for x in DATA["kvm-unit-tests"]["firmware"].split()} | {
+        f"/kut/{x}": kut / "x86" / x for x in files}
+    shutil.rmtree(root, ignore_errors=True)
+    for to, source in packed.items():
+        if not os.path.exists(source):
+            raise Failure(f"KUT={kut} is not built: there is no x86/{source.name}"
+                          if to.startswith("/kut/") else f"QEMU's {source} is not installed")
+        os.makedirs(os.path.dirname(f"{root}{to}"), exist_ok=True)
+        shutil.copy(source, f"{root}{to}")
+
+def kvm_unit_tests():
+    kut, flavour, only = Path(setting("KUT")), setting("FLAVOUR", "rt"), setting("ONLY")
+    tests, overlay = unittests(kut), BUILD / "kvm-unit-tests/overlay"
+    names = chosen(tests, only, "test") if only else [
+        x for x, test in tests.items() if "nodefault" not in test["groups"]]
+    pack(kut, [tests[x]["file"] for x in names], overlay)
+    scenarios = [unittest(kut, x, tests[x]) for x in names]
+    revision = shell('git -C "$1" describe --always 2>/dev/null || echo of unknown revision', kut)
+    return side_by_side(
+        flavour, {"base": scenarios, "series": scenarios}, f"kvm-unit-tests/{flavour}",
+        f"kvm-unit-tests FLAVOUR={flavour}, KVM-unit-tests {revision}", overlay=overlay)
 
 def kcsan():
     # A race takes two threads.
     scenarios = [dataclasses.replace(s, tcg="multi", tests="series")
                  for s in map(DATA["scenario"].get, DATA["list"]["kcsan"])]
     with result_file(ROOT / "results/kcsan.txt", heading("kcsan"), SAID):
-        run_all(Build(), "kcsan", "series+kcsan", scenarios, BUILD / "kcsan", {}, problems)
+        run_all("kcsan", "series+kcsan", scenarios, BUILD / "kcsan", {}, problems)
     return failed()
 
 def after_parts():
-    """After each part of the series, the tests that it makes pass. After the fixes,
-    there may be as many complaints as on the base."""
-    def as_base(s, flavour, tree, r, base):
-        return worse(s, flavour, tree, r, base) + [r.words()] * (r.outcome != "pass")
-
-    build, results, folder = Build(), {}, BUILD / "after-parts"
+    """After each part of the series, the tests that it makes pass."""
+    results, folder = {}, BUILD / "after-parts"
     for part, data in DATA["after"].items():
         text = read(ROOT / "patches/series").partition(f"[{part}]\n")[2].partition("\n[")[0]
         tree = "series@" + re.findall(r"^(\d{4})-", text, re.M)[-1]
@@ -713,9 +743,9 @@ def after_parts():
             s, tests="series", args=data.get("args", {}).get(s.name, s.args))
             for s in map(DATA["scenario"].get, data["scenarios"])]
         if data.get("as_base"):
-            run_all(build, "rt", "base", scenarios, folder, results)
+            run_all("rt", "base", scenarios, folder, results)
         stage(f"after the part {part}, {tree}")
-        run_all(build, "rt", tree, scenarios, folder, results,
+        run_all("rt", tree, scenarios, folder, results,
                 as_base if data.get("as_base") else problems, f"after {part}: ")
     return failed()
 
@@ -723,7 +753,7 @@ def on_trees(flavour, trees, scenarios, expected=problems, more=()):
     """Run scenarios on {tree: head}, with a table if there are several."""
     results = {}
     for tree in trees:
-        run_all(Build(), flavour, tree, scenarios, BUILD / "runs", results, expected,
+        run_all(flavour, tree, scenarios, BUILD / "runs", results, expected,
                 f"{flavour}{RUNS}, {tree}: ")
     if len(trees) > 1:
         rows = [[s.title, *(results[tree, s.name].words() for tree in trees)] for s in scenarios]
@@ -731,10 +761,10 @@ def on_trees(flavour, trees, scenarios, expected=problems, more=()):
     return failed()
 
 def demo():
-    build, data, more, legend = Build(), DATA["demo"], [], ""
-    build.shell('need_space 8 "make demo"')
-    build.rev("base")
-    linux = build.shell('clean_environment; make -s -C "$BUILD/src" kernelversion')
+    data, more, legend = DATA["demo"], [], ""
+    shell('need_space 8 "make demo"')
+    rev("base")
+    linux = shell('clean_environment; make -s -C "$BUILD/src" kernelversion')
     trees = {tree: head.format(linux=linux) for tree, head in data["trees"].items()
              if "+" not in tree or not SUFFIX + STABLE}
     scenarios = [s for x in DATA["list"]["demo"] if not (s := DATA["scenario"][x]).unsuited("rt")]
@@ -754,45 +784,34 @@ def demo():
     print(legend)
     return bad
 
-LISTS = {"demo": demo, "after-parts": after_parts, "kcsan": kcsan, "kselftest": kselftest}
+LISTS = {"demo": demo, "after-parts": after_parts, "kcsan": kcsan, "kselftest": kselftest,
+         "kvm-unit-tests": kvm_unit_tests}
 
-def refuse(message):
-    raise Failure(f"{message}: see --help")
-
-def main():
-    parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.error, parser.format_help = refuse, lambda: __doc__
-    parser.add_argument("--flavour", default=setting("FLAVOUR", "rt"))
-    parser.add_argument("--tree", default=setting("TREE", "series"))
-    parser.add_argument("-v", action="store_true")
-    parser.add_argument("--selftest")
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("names", nargs="*")
-    args = parser.parse_intermixed_args()
-    if args.v:
-        VERBOSE.set()
-    if args.list:
+def main(args):
+    tree, flavour = setting("TREE", "series"), setting("FLAVOUR", "rt")
+    names = [x for x in args if x != "-v"]
+    if names == ["--list"]:
         print(*grid([(x.name, x.title) for x in DATA["scenario"].values()]), *LISTS, sep="\n")
-    elif args.selftest:
+        return 0
+    if names[:1] == ["--path"] and names[1:]:
+        print(selftest(names[1], tree))
+        return 0
+    if names[:1] == ["--selftest"] and names[1:] not in ([], [""]):
         os.execve(HARNESS / "vm", ["vm"], os.environ | {
-            "RUN": str(Build().selftest(args.selftest, setting("TESTS", args.tree))),
-            "TREE": args.tree, "FLAVOUR": args.flavour,
-            "TIMEOUT": str(number("TIMEOUT", 300 * SLOWER))})
-    elif args.names and args.names[0] in LISTS:
-        if args.names[1:]:
-            raise Failure(f"unknown argument '{args.names[1]}': {args.names[0]} takes none")
-        return LISTS[args.names[0]]()
-    elif not args.names:
-        raise Failure("no scenario is given: see run.py --list" if args.selftest is None else
-                      "TEST= is empty: which selftest?")
-    else:
-        for name in args.names:
-            if name not in DATA["scenario"]:
-                raise Failure(f"no scenario '{name}'{near(name, DATA['scenario'])}")
-        trees = args.tree.split(",")
-        return on_trees(args.flavour, dict(zip(trees, trees)),
-                        [DATA["scenario"][x].customized() for x in args.names])
-    return 0
+            "RUN": str(selftest(names[1], setting("TESTS", tree))), "TREE": tree,
+            "FLAVOUR": flavour, "TIMEOUT": str(number("TIMEOUT", 300 * SLOWER))})
+    if not names or names[0] == "--selftest":
+        raise Failure("TEST= is empty: which selftest?" if names else
+                      "no scenario is given: see run.py --list")
+    if names[0] in LISTS:
+        if names[1:]:
+            raise Failure(f"unknown argument '{names[1]}': {names[0]} takes none")
+        return LISTS[names[0]]()
+    for name in names:
+        if name not in DATA["scenario"]:
+            raise Failure(f"no scenario '{name}'{near(name, DATA['scenario'])}: see --help")
+    return on_trees(flavour, {x: x for x in tree.split(",")},
+                    [DATA["scenario"][x].customized() for x in names])
 
 if __name__ == "__main__":
-    entry(main)
+    entry(main, __doc__, arguments=True)

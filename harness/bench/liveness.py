@@ -50,12 +50,12 @@ NAMES = ("range", "refresh", "refresh_us", "lookups", "sleeps", "waited", "refre
          "update", "update_us", "update_most", "invalidation", "invalidation_us")
 
 
-def boot(build, flavour, tree, side, n, rows):
+def boot(flavour, tree, side, n, rows):
     """{row: {name: figure}} of one boot."""
     scenario = Scenario("liveness", source="harness/bench/liveness.c", args=" ".join([str(MS), *rows]),
                         cpus=CPUS, append=os.environ.get("APPEND", ""), limit=300 + 10 * len(rows) * MS // 1000)
     results, tree = {}, tree + "+liveness"
-    run.run_all(build, flavour, tree, [scenario], os.path.join(FOLDER, f"{side}-{n}"), results)
+    run.run_all(flavour, tree, [scenario], os.path.join(FOLDER, f"{side}-{n}"), results)
     result = results[tree, "liveness"]
     if result.words() != "clean":
         raise Failure(f"{flavour}, {tree}: {result.words()}: {result.reason} (see {result.log})")
@@ -157,24 +157,23 @@ def make_report(results, rows, head, whole):
 
 def main():
     global CPUS, RUNS, MS
-    run.no_arguments(__doc__)
     CPUS, RUNS, MS = (run.number(*x) for x in (("CPUS", CPUS), ("RUNS", RUNS), ("MS", MS)))
-    results, begin, build, whole, bad = {}, time.time(), run.Build(), False, []
+    results, begin, whole, bad = {}, time.time(), False, []
     rows = [x for x in ROWS if any(fnmatch.fnmatchcase(x, p)
                                    for p in GIVEN.get("ONLY", "*").split())]
     if not rows:
         raise Failure(f"ONLY={GIVEN['ONLY']}: no row is like that")
-    build.rev("base")
+    run.rev("base")
     head = run.heading("liveness" + "".join(f' {k}="{v}"' for k, v in GIVEN.items()))
     folder = FOLDER if GIVEN else os.path.join(run.ROOT, "results")
     with run.result_file(os.path.join(folder, "liveness.txt")) as lines:
         try:
             for flavour in FLAVOURS:
                 for tree in TREES:
-                    build.kernel(flavour, tree + "+liveness")
+                    run.command(run.HARNESS / "kernel", flavour, tree + "+liveness")
                 for n in range(RUNS):
                     for side, tree in enumerate(TREES):
-                        results[flavour, side, n] = boot(build, flavour, tree, side, n, rows)
+                        results[flavour, side, n] = boot(flavour, tree, side, n, rows)
                         stage(f"  {flavour} {n + 1}/{RUNS} {tree}: {(time.time() - begin) / 60:.0f} minutes")
             whole = True
         finally:
@@ -184,4 +183,4 @@ def main():
     return int(bool(bad))
 
 
-run.entry(main, arches=["x86_64"])
+run.entry(main, __doc__, arches=["x86_64"])

@@ -61,14 +61,13 @@ def report(done, boots, head, words):
 
 
 def main():
-    run.no_arguments(__doc__)
     flavours = run.setting("FLAVOUR", "rt std kcsan").split()
     hours = run.setting("HOURS")
     try:
         end = time.time() + 3600 * float(hours) if hours else float("inf")
     except ValueError:
         raise Failure(f"HOURS={hours}: a number") from None
-    build, boots, words = run.Build(), Counter(), "incomplete"
+    boots, words = Counter(), "incomplete"
     done = {x: Counter() for x in flavours}
     path = (FOLDER if run.setting("FLAVOUR") else run.ROOT / "results") / "soak.txt"
     head = run.heading("soak" + (f" HOURS={hours}" if hours else ""))
@@ -82,7 +81,7 @@ def main():
                 boots[flavour] += 1
                 tree = "series" + ("+kcsan" if flavour == "kcsan" else "")
                 stage(f"{flavour}, boot {boots[flavour]}, seed {seed}")
-                run.run_all(build, flavour, tree, scenarios(seed), FOLDER / f"{flavour}-{boots[flavour]}",
+                run.run_all(flavour, tree, scenarios(seed), FOLDER / f"{flavour}-{boots[flavour]}",
                             results, run.problems, f"{flavour}, seed {seed}: ")
                 for result in results.values():
                     done[flavour] += counts(result.said)
@@ -97,4 +96,4 @@ def main():
     return run.failed()
 
 
-run.entry(main, arches=["x86_64"])
+run.entry(main, __doc__, arches=["x86_64"])

@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# kvm-unit-tests with a stub tree: tests that pass, fail, are skipped, are broken or do not
+# run.py kvm-unit-tests with a stub tree: tests that pass, fail, are skipped, are broken or do not
 # end; what it refuses; and what they come to on both trees of FLAVOUR (rt): two boots.
 
 . "$(dirname "$0")/tap.sh"
@@ -32,16 +32,16 @@ mkdir -p "$kut/x86"
 touch "$kut/x86/run"
 cp "$H/tests/unittests.cfg" "$kut/x86/"
 refuse << EOF
-no KUT | KUT= is empty: give it a tree | kvm-unit-tests
-KUT that is no such tree | has no x86/unittests.cfg | KUT=$tmp kvm-unit-tests
-KUT that is not built | is not built: there is no x86/bad.flat | KUT=$kut kvm-unit-tests
-unknown test | no test 'what' in unittests.cfg | KUT=$kut ONLY=what kvm-unit-tests
-unknown TREE | TREE=next: base or series | KUT=$kut TREE=next kvm-unit-tests
+no KUT | KUT= is empty: give it a tree | run.py kvm-unit-tests
+KUT that is no such tree | has no x86/unittests.cfg | KUT=$tmp run.py kvm-unit-tests
+KUT for another ARCH | has no arm64/unittests.cfg | KUT=$kut ARCH=arm64 run.py kvm-unit-tests
+KUT that is not built | is not built: there is no x86/good.flat | KUT=$kut run.py kvm-unit-tests
+unknown test | no test 'what' | KUT=$kut ONLY=what run.py kvm-unit-tests
 EOF
 
 flat good.flat 'PASS: all' 0 && flat bad.flat 'FAIL: one is not two' 1 &&
 	flat skip.flat 'SKIP: no VMX' 77 && flat never.flat waiting || exit 1
-out=$(KUT=$kut LIMIT=20 "$H/kvm-unit-tests" 2>&1)
+out=$(KUT=$kut TIMEOUT=20 "$H/run.py" kvm-unit-tests 2>&1)
 result $? 'the same on both' "$out"
 table=$(cat "$BUILD/kvm-unit-tests/${FLAVOUR:-rt}.txt")
 for test in good:pass good-params:pass bad:fail skips:skip check:skip checked:pass never:timeout wrong:fail; do

@@ -5,8 +5,10 @@ that pass, fail, are skipped, do not end, or end the guest; expectations; what i
 what is refused."""
 
 import glob
+import itertools
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -128,11 +130,14 @@ class Run(unittest.TestCase):
         subprocess.run(["bash", "-ec", DATA["functions"] + before + commands], cwd=self.root,
                        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    def start(self, args, env):
+    def start(self, run):
+        """With no environment but what is said in front of it."""
+        words = shlex.split(run)
+        env = dict(x.split("=", 1) for x in itertools.takewhile(lambda x: "=" in x, words))
+        program, *args = words[len(env):]
         ours = {x: os.environ[x] for x in ("HOME", "MAKEFLAGS", "MAKELEVEL") if x in os.environ}
-        env = ours | {"GRACE": "1", "STUB": self.root} | dict(env) | {
+        env = ours | {"GRACE": "1", "STUB": self.root} | env | {
             "PATH": f"{self.root}/cc:{os.environ['PATH']}"}
-        program, *args = args.split()
         return subprocess.Popen([f"{self.root}/harness/{program}", *args], env=env, text=True,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -141,11 +146,11 @@ class Run(unittest.TestCase):
             with self.subTest(pattern=x):
                 self.assertRegex(text, x)
 
-    def check(self, run, before="", env=(), status=0, says=(), files=(), after=""):
+    def check(self, run, before="", status=0, says=(), files=(), after=""):
         """As run.toml says."""
-        with self.subTest(run=run, env=env):
+        with self.subTest(run=run):
             self.shell(before)
-            process = self.start(run, env)
+            process = self.start(run)
             out, err = process.communicate(timeout=100)
             self.assertEqual(process.returncode, status, out + err)
             self.has(out + err, says)
@@ -162,13 +167,11 @@ class Run(unittest.TestCase):
     def test_refusals(self):
         for run, words in DATA["refusals"].items():
             # One line, but for the stages.
-            env, script = re.match("(.* )?(run.py.*)", run).groups()
-            self.check(script, "", [x.split("=") for x in (env or "").split()], 2,
-                       [rf"^(\[.*\n)*run.py: .*{words}.*\n$"])
+            self.check(run, status=2, says=[rf"^(\[.*\n)*run.py: .*{words}.*\n$"])
         self.assertFalse(glob.glob(f"{self.root}/results/*.txt"))
 
     def test_kselftest(self):
-        self.check("run.py kselftest", "", {}, 1, [r"\n5 worse on the series"])
+        self.check("run.py kselftest", status=1, says=[r"\n5 worse on the series"])
         text = self.read("results/kselftest-rt.txt")
         for test in TESTS + NEW:
             name, _, worse = test.partition(":")
@@ -179,7 +182,7 @@ class Run(unittest.TestCase):
 
     def stop(self, args, path, text, number):
         """Send it a signal when the file has the text: nothing must be left."""
-        run = self.start(args, {})
+        run = self.start(args)
         for _ in range(300):
             if any(text in self.read(os.path.relpath(x, self.root))
                    for x in glob.glob(f"{self.root}/{path}")):

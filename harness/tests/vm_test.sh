@@ -27,7 +27,7 @@ result $? 'good RUN, with --check' "$out"
 out=$(make -s -n -C "$H/.." vm | sed 's,.*/,,' | paste -sd,)
 [ "$out" = 'vm --check,deps,vm' ]
 result $? 'make vm refuses before it installs' "$out"
-for script in bench/liveness.py bisect-check check compile-check complaints deps kernel kvm-unit-tests \
+for script in bench/liveness.py bisect-check check compile-check complaints deps kernel \
 	      lint litmus mutate run.py vm; do
 	out=$("$H/$script" --help 2>&1) && [[ $out == "${script##*/}"[\ :]* ]]
 	result $? "$script --help" "$out"
@@ -155,7 +155,7 @@ refuse <<< "another LINUX after one | or set BUILD= | LINUX=$tmp/other base"
 mv "$tmp/other" "$linux"
 refuse << EOF
 selftest of an unknown TREE | unknown TREE 'next' | LINUX=$linux TREE=next run.py --selftest x86/smm_test
-scenario on an unknown TREE | unknown TREE 'next' | LINUX=$linux run.py mrelease --tree=next
+scenario on an unknown TREE | unknown TREE 'next' | LINUX=$linux TREE=next run.py mrelease
 no LINUX after one | set LINUX= again | base
 EOF
 git -C "$linux" init -q
