@@ -357,8 +357,9 @@ class QueueTest(unittest.TestCase):
         self.contains("out/0000-cover-letter.patch", base + needs, "\nSubject: [PATCH 0/3] KVM: X",
                       "\nTo: Some One <one@example.org>\nCc: kvm@example.org\n")
         # git am of the first, then of the others, is the series.
-        self.sh("queue am sec out")
-        self.refused("am out", f"git am gives another tree: {MAIN}")
+        self.sh("src checkout -q --detach base; src -c user.name=X -c user.email=x@y.z am -q "
+                "--empty=drop $PWD/sec/* $PWD/out/*")
+        self.same("src rev-parse HEAD^{tree} $(queue rev series)^{tree}")
         self.sh("queue mails tests")
         self.contains("out/" + FOUR.replace("4", "1"), needs + "\nprerequisite-patch-id: ")
         # No other commit becomes part of it, or comes before it.
