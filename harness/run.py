@@ -133,12 +133,17 @@ def child(args, env, **options):
         process.terminate()
         process.wait()
 
-def command(*args):
-    """What a command prints, or why it fails."""
-    with child(args, {}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+def said_by(args, env):
+    """The exit status of a command, what it prints, and its errors."""
+    with child(args, env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                errors="replace") as process:
         out, err = process.communicate()
-    if process.returncode:
+    return process.returncode, out, err
+
+def command(*args):
+    """What a command prints, or why it fails."""
+    status, out, err = said_by(args, {})
+    if status:
         raise Failure(err.strip() or f"{os.path.basename(args[0])} failed")
     sys.stderr.write(err)
     return out.strip()
@@ -433,19 +438,13 @@ class Boot:
         """What vm says about it."""
         return (re.findall("^vm: *((?!.* a second try).*)", read(self.err), re.M) or [otherwise])[0]
 
-    def filter(self, *command):
-        """The output of what is short, and wanted after an interruption, too."""
-        return subprocess.run(
-            command, env=os.environ | self.env, stdin=subprocess.DEVNULL, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, errors="replace")
-
     def results(self):
         """{scenario: Result} of those that began, and of what came between them if the
         kernel complained there."""
         found, between = self.kunit() if self.first.kunit else self.programs(), Result("pass")
         of = {s.key: r for s, r in found.items()}
         otherwise = found.get(self.first, between) if len(self.scenarios) == 1 else between
-        for line in self.filter(HARNESS / "complaints", "-p", self.log).stdout.splitlines():
+        for line in said_by([HARNESS / "complaints", "-p", self.log], self.env)[1].splitlines():
             count, kind, text, program = line.split("\t")
             r = of.get(program.removeprefix("after "), otherwise)
             if kind.startswith("known "):
@@ -485,15 +484,15 @@ class Boot:
         if not self.ended or "KTAP version" not in log and not self.marks():
             return {}
         kunit = SRC / "tools/testing/kunit/kunit.py"
-        parsed = self.filter(sys.executable, "-B", kunit, "parse", self.log)
+        status, parsed, _ = said_by([sys.executable, "-B", kunit, "parse", self.log], self.env)
         for subtest, ok, name, rest in KUNIT.findall(log):
             suite = subtest or suite
             if ok:
                 cases.append((ok == "ok", f"{suite}.{name}", rest.rstrip()))
-        outcome = "timeout" if not self.marks() else "fail" if parsed.returncode else "pass"
-        ran = (re.findall(r"Testing complete\. *(.*)", parsed.stdout) or ["no tests"])[0]
-        return {self.first: Result(outcome, ran, self.took, parsed.returncode,
-                                   parsed.stdout.splitlines(), cases, ran)}
+        outcome = "timeout" if not self.marks() else "fail" if status else "pass"
+        ran = (re.findall(r"Testing complete\. *(.*)", parsed) or ["no tests"])[0]
+        return {self.first: Result(outcome, ran, self.took, status, parsed.splitlines(), cases,
+                                   ran)}
 
 def another_try(s, r, notes):
     """Why a scenario has one, if it has."""
