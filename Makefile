@@ -94,7 +94,7 @@ kselftest: deps
 kvm-unit-tests: deps
 	@$(H)/run.py kvm-unit-tests
 bisect-check: deps
-	@$(H)/bisect-check
+	@$(H)/check --bisect
 kcsan: deps
 	@$(H)/run.py kcsan
 liveness: deps

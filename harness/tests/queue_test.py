@@ -392,7 +392,10 @@ class QueueTest(unittest.TestCase):
         mail = "out/0001-KVM-new-Add-a-file.patch"
         self.contains(mail, "Subject: [RFC PATCH 6.12.y] KVM", "\nTo: stable@vger.kernel.org,\n"
                       "\tSome One <one@example.org>\nCc: kvm@example.org\n")
-        self.sh(six + "queue am sec out")
+        src = "git -C build/stable-6.12/src "
+        self.sh(f"{src} checkout -q --detach base; {src} -c user.name=X -c user.email=x@y.z am -q "
+                "--empty=drop $PWD/sec/* $PWD/out/*")
+        self.same(f"{src} rev-parse HEAD^{{tree}} $({six} queue rev series)^{{tree}}")
         # With its commit, it can be sent.
         self.sh(f"sed -i 's/<to be filled in>/{'5' * 40}/' patches/stable/6.12/0002*")
         self.assertNotIn("RFC", self.sh(six + "queue mails"))
