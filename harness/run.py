@@ -83,7 +83,7 @@ KUNIT = re.compile(r"^\[ *\d+\.\d+\](?:\[.*?\])?     "
                    r"(?:# Subtest: (\S+)|(not ok|ok) \d+ (\S+)(.*))", re.M)
 CASE = re.compile(r"(not ok|ok)\b(?: \d+)?(?: -)? ?(\S*)(.*)")
 MAKE = """clean_environment; log=$1; shift
-make "${kbuild_arch[@]}" -C "$@" >"$log" 2>&1 || {
+"${with_me[@]}" make "${kbuild_arch[@]}" -C "$@" >"$log" 2>&1 || {
     grep -E -m 10 'error:|undefined reference|[*]{3}|No rule|No space left' "$log" || tail "$log"
     die "building selftests failed (see $log)"
 } >&2"""

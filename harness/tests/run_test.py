@@ -24,9 +24,9 @@ HARNESS = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 # that is worse on the series; those of the second line are new in the series.
 TESTS = """t_pass_pass t_pass_fail:worse t_fail_pass t_fail_fail t_skip_skip t_pass_timeout:worse
     t_die_die t_pass_die:worse t_hang_hang t_warn_warn t_warn_pass t_pass_warn:worse t_lockdep_pass
-    t_late_pass t_abort_abort""".split()
+    t_late_pass t_abort_abort t_fail_kill:worse""".split()
 NEW = "t__pass t__fail:worse t__busy t__retry t__cases".split()
-OUTCOME = {"die": "died", "hang": "died", "warn": "pass, 1 WARNING", "late": "pass, 1 WARNING",
+OUTCOME = {"die": "died", "hang": "died", "kill": "died", "warn": "pass, 1 WARNING", "late": "pass, 1 WARNING",
            "lockdep": "pass", "abort": "pass", "busy": "pass", "retry": "pass", "cases": "pass"}
 
 VM = r"""#!/usr/bin/env python3
@@ -37,7 +37,7 @@ DOES = {
     "fail": ("==== Test Assertion Failure ====\n  x86/t.c:12: one == two\n pid\nnot ok 1 a.case", 254),
     "skip": ("1..0 # SKIP - Requirement not met: has_cow()", 4),
     "cases": ("ok 1 one.case\nok 2 two.case # SKIP no reason\n# result: did it", 0),
-    "retry": ("vCPU 0: rip 0xffffffff81000000", 1), "timeout": ("", 137)}
+    "retry": ("vCPU 0: rip 0xffffffff81000000", 1), "timeout": ("", 137), "kill": ("bye", 139)}
 log, env, now = os.environ.get("LOG"), os.environ, 10.0
 state, tree, append = env["STUB"], env["TREE"], env.get("APPEND", "")
 def kernel(text):
@@ -171,7 +171,7 @@ class Run(unittest.TestCase):
         self.assertFalse(glob.glob(f"{self.root}/results/*.txt"))
 
     def test_kselftest(self):
-        self.check("run.py kselftest", status=1, says=[r"\n5 worse on the series"])
+        self.check("run.py kselftest", status=1, says=[r"\n6 worse on the series"])
         text = self.read("results/kselftest-rt.txt")
         for test in TESTS + NEW:
             name, _, worse = test.partition(":")
@@ -188,6 +188,8 @@ class Run(unittest.TestCase):
                    for x in glob.glob(f"{self.root}/{path}")):
                 break
             time.sleep(0.1)
+        else:
+            self.fail(f"no '{text}' in {path}")
         run.send_signal(number)
         _, err = run.communicate(timeout=20)
         self.assertEqual(run.returncode, 130, err)
