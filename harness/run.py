@@ -402,8 +402,7 @@ class Boot:
             write(over / "limit.d" / s.key, f"{s.seconds}\n")
         timeout = BOOT + sum(s.seconds + GRACE for s in scenarios)
         self.env = self.first.machine() | {
-            "TREE": tree, "FLAVOUR": flavour, "LOG": str(self.log),
-            "NAME": os.path.basename(path), "OVERLAY": str(over), "ARGS": "",
+            "TREE": tree, "FLAVOUR": flavour, "LOG": str(self.log), "OVERLAY": str(over), "ARGS": "",
             "RUN": " ".join(program(s, tree) for s in scenarios),
             "TIMEOUT": str(self.first.seconds if self.first.kunit else timeout)}
         self.hung, self.ended, self.took = False, False, 0

@@ -5,7 +5,7 @@
 # A boot takes 7 to 15 seconds; there are eight.
 
 . "$(dirname "$0")/tap.sh"
-export FLAVOUR=${FLAVOUR:-rt} TREE=${TREE:-base} TIMEOUT=200 NAME=boot_test-$$
+export FLAVOUR=${FLAVOUR:-rt} TREE=${TREE:-base} TIMEOUT=200 LOG=$tmp/log
 "$H/kernel" "$FLAVOUR" "$TREE" || exit 1
 
 # boot WHAT STATUS STDOUT WORDS...: what vm answers. WORDS are on stderr.
@@ -67,7 +67,7 @@ unset QEMU
 
 gone()
 {
-	! pgrep -f "$NAME" > /dev/null
+	! pgrep -f "$LOG" > /dev/null
 }
 
 # ends WHAT SIGNAL COMMAND...: started, then ended by the signal, it leaves no QEMU.
@@ -82,7 +82,7 @@ ends()
 	kill -"$2" $pid
 	wait $pid 2> /dev/null || rc=$?
 	wait_for 5 gone && [ $rc -gt 128 ] && grep -q started "$tmp/out"
-	result $? "$1" "status $rc"$'\n'"$(pgrep -af "$NAME"; cat "$tmp/out")"
+	result $? "$1" "status $rc"$'\n'"$(pgrep -af "$LOG"; cat "$tmp/out")"
 }
 ends '^C leaves no QEMU' INT "$H/vm"
 ends 'the end of make leaves no QEMU' KILL make -s -C "$H/.." vm
