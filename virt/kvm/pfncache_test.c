@@ -861,7 +861,10 @@ static void test_gpc_filter_regions(struct kunit *test)
 	}
 }
 
-/* The filter is used as soon as there are two caches. */
+/*
+ * The filter is used as soon as there are two caches, and has the regions of the
+ * first one, too.
+ */
 static void test_gpc_filter_second(struct kunit *test)
 {
 	struct gpc_test *t = test->priv;
@@ -873,11 +876,18 @@ static void test_gpc_filter_second(struct kunit *test)
 	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 1), 0);
 	KUNIT_EXPECT_FALSE(test, t->kvm->gpc_use_filter);
 
+	bitmap_zero(t->kvm->gpc_filter, 1 << KVM_GPC_FILTER_ORDER);
 	gpc_test_invalidate_other(t);
 	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
 
-	KUNIT_ASSERT_EQ(test, kvm_gpc_activate(&t->gpc2, GPC_TEST_GPA, GPC_TEST_LEN), 0);
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	KUNIT_ASSERT_EQ(test, kvm_gpc_activate(&t->gpc2, GPC_TEST_GPA + PAGE_SIZE,
+					       GPC_TEST_LEN), 0);
 	KUNIT_EXPECT_TRUE(test, t->kvm->gpc_use_filter);
+
+	gpc_test_invalidate(t);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+	KUNIT_EXPECT_PTR_EQ(test, gpc_test_khva(&t->gpc2), page_address(t->pages[1]));
 }
 
 /* A region without a cache, whose bits are set because of other regions. */
