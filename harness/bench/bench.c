@@ -824,9 +824,65 @@ static void bench_contended(void)
 }
 
 /*
+ * bench/atomics steps through the kernel's @function each time that it is called
+ * before path_end(), and through @other if it isn't 0.
+ */
+static __attribute__((noinline, noclone)) void path_begin(const char *name, unsigned long function,
+							  unsigned long other)
+{
+	asm volatile("" : : "r"(name), "r"(function), "r"(other) : "memory");
+}
+
+static __attribute__((noinline, noclone)) void path_end(void)
+{
+	asm volatile("" : : : "memory");
+}
+
+/* Once to warm up, and once on the path. */
+#define path(name, function, other, what) do {	\
+	what;					\
+	path_begin(name, function, other);	\
+	what;					\
+	path_end();				\
+} while (0)
+
+static void drop(uint8_t *page)
+{
+	*(volatile uint8_t *)page = 1;
+	madvise(page, PAGE, MADV_DONTNEED);
+}
+
+static void bench_paths(void)
+{
+	uint8_t *outside = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	FILE *file = fopen("/sys/module/kvm/parameters/bench_functions", "r");
+	unsigned long get_put, refresh, event, start, end;
+	struct vm vm;
+	int fd[2];
+
+	if (!file || fscanf(file, "%lx %lx %lx %lx %lx", &get_put, &refresh, &event, &start, &end) != 5)
+		errx(1, "no addresses of functions");
+	fclose(file);
+	create_vm(&vm, 1, 2 * MiB, false, true);
+	add_xen(&vm);
+	add_eventfds(&vm, fd);
+
+	path("gpc.getput", get_put, 0, set_clock(GPC, "1 1"));
+	path("gpc.refresh-valid", refresh, 0, set_clock(GPC, "2 1"));
+	path("gpc.refresh-invalid", refresh, 0, set_clock(GPC, "3 1"));
+	path("evtchn.eventfd", event, 0, signal_eventfd(fd[0]); take_event(&vm, 0));
+	path("inval.kvm.outside.2", start, end, drop(outside));
+	path("inval.kvm.slot.2", start, end, drop(vm.mem + FREE_PAGE));
+	path("inval.kvm.cache.2", start, end, set_clock(GPC, "2 1"); drop(vm.mem + VCPU_INFO));
+	destroy_vm(&vm);
+}
+
+/*
  * bench [MB]: measure, with VMs of at most MB to be reaped; 0: see make check.
  * bench caches: only what has to do with caches and depends on no VM's size.
  * bench contended: events by two threads, without -icount and on two CPUs.
+ * bench paths: see bench/atomics.
  */
 int main(int argc, char *argv[])
 {
@@ -837,6 +893,10 @@ int main(int argc, char *argv[])
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (argc > 1 && !strcmp(argv[1], "contended")) {
 		bench_contended();
+		return 0;
+	}
+	if (argc > 1 && !strcmp(argv[1], "paths")) {
+		bench_paths();
 		return 0;
 	}
 	if (argc > 1 && !strcmp(argv[1], "caches")) {
