@@ -335,7 +335,8 @@ def rev(tree):
 def selftest(test, tree):
     """The program of a KVM selftest, of the series if the tree does not have it."""
     if STABLE:      # They are those of the series for 7.3.
-        return command("env", "BASE=7.3", f"BUILD={MAIN}", HARNESS / "run.py", "--path", test)
+        return command("env", "BASE=7.3", "TREE=series", f"BUILD={MAIN}", HARNESS / "run.py",
+                       "--path", test)
     top = "tools/testing/selftests/kvm/"
     for where in (tree, "series"):
         paths = command("git", "-C", SRC, "ls-tree", "--name-only", rev(where), top,
