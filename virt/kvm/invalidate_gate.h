@@ -184,34 +184,8 @@ static inline void kvm_invalidate_gate_wake(struct list_head *wake)
 		complete(&waiter->done);
 }
 
-/*
- * Sleep until the caller is woken, see kvm_invalidate_gate_wait().  Not inline,
- * to keep the waiter's initialization out of refreshes that don't sleep.
- */
-static noinline __maybe_unused int kvm_invalidate_gate_sleep(struct kvm_invalidate_gate *gate,
-							      unsigned long hva)
-	__releases(&gate->lock)
-{
-	struct kvm_invalidate_waiter waiter = { .hva = hva };
-
-	init_completion(&waiter.done);
-	list_add_tail(&waiter.node, &gate->waiters);
-	spin_unlock(&gate->lock);
-
-	if (!wait_for_completion_killable(&waiter.done))
-		return -EAGAIN;
-
-	scoped_guard(spinlock, &gate->lock) {
-		if (!waiter.woken) {
-			list_del(&waiter.node);
-			return -EINTR;
-		}
-	}
-
-	/* complete() is about to be called, @waiter must exist until then. */
-	wait_for_completion(&waiter.done);
-	return -EINTR;
-}
+int kvm_invalidate_gate_sleep(struct kvm_invalidate_gate *gate, unsigned long hva)
+	__releases(&gate->lock);
 
 /*
  * Check for invalidations of the page at @hva.  Returns
