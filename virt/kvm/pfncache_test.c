@@ -450,6 +450,8 @@ static int gpc_test_init(struct kunit *test)
 
 	kvm_invalidate_gate_init(&t->kvm->invalidate_gate);
 	init_llist_head(&t->kvm->gpc_list);
+	/* Also for a single cache, which most of the tests have. */
+	t->kvm->gpc_use_filter = true;
 	kvm_gpc_init(&t->gpc, t->kvm);
 	kvm_gpc_init(&t->gpc2, t->kvm);
 
@@ -857,6 +859,25 @@ static void test_gpc_filter_regions(struct kunit *test)
 		gpc_test_end_range(t, hva - n * region, hva);
 		gpc_test_end_range(t, hva + region, hva + (n + 1) * region);
 	}
+}
+
+/* The filter is used as soon as there are two caches. */
+static void test_gpc_filter_second(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+
+	t->kvm->gpc_use_filter = false;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	kvm_gpc_deactivate(&t->gpc);
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 1), 0);
+	KUNIT_EXPECT_FALSE(test, t->kvm->gpc_use_filter);
+
+	gpc_test_invalidate_other(t);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+
+	KUNIT_ASSERT_EQ(test, kvm_gpc_activate(&t->gpc2, GPC_TEST_GPA, GPC_TEST_LEN), 0);
+	KUNIT_EXPECT_TRUE(test, t->kvm->gpc_use_filter);
 }
 
 /* A region without a cache, whose bits are set because of other regions. */
@@ -1448,6 +1469,7 @@ static struct kunit_case gpc_test_cases[] = {
 	KUNIT_CASE_PARAM(test_gpc_unaligned, gpc_test_range_gen_params),
 	KUNIT_CASE(test_gpc_filter_moves),
 	KUNIT_CASE(test_gpc_filter_regions),
+	KUNIT_CASE(test_gpc_filter_second),
 	KUNIT_CASE(test_gpc_filter_collision),
 	KUNIT_CASE_PARAM(test_gpc_race_invalidate, gpc_test_window_gen_params),
 	KUNIT_CASE_PARAM(test_gpc_race_invalidate_other, gpc_test_window_gen_params),
