@@ -389,8 +389,11 @@ static void add_pvclocks(struct vm *vm, int vcpus)
 
 #define INVALS 201
 
+/* Who uses the page before each invalidation? */
+enum user { HOST, GUEST, CACHE };
+
 /* MADV_DONTNEED of a single page: the syscall, and KVM's start() and end(). */
-static void inval(const char *what, int vcpus, struct vm *vm, uint8_t *page, bool by_guest)
+static void inval(const char *what, int vcpus, struct vm *vm, uint8_t *page, enum user user)
 {
 	unsigned long kvm[INVALS], syscall[INVALS];
 	char name[80];
@@ -398,10 +401,12 @@ static void inval(const char *what, int vcpus, struct vm *vm, uint8_t *page, boo
 	int i;
 
 	for (i = 0; i < INVALS; i++) {
-		if (by_guest)
+		if (user == GUEST)
 			fill(vm, 0, page - vm->mem, page - vm->mem + PAGE);
 		else
 			*(volatile uint8_t *)page = 1;
+		if (user == CACHE)
+			set_clock(GPC, "2");
 		set_clock(MN_SUM, "0");
 		t = __rdtsc();
 		madvise(page, PAGE, MADV_DONTNEED);
@@ -422,12 +427,13 @@ static void bench_inval(int vcpus)
 
 	create_vm(&vm, vcpus, 2 * MiB, false, false);
 	add_pvclocks(&vm, vcpus);
-	inval("outside", vcpus, &vm, outside, false);
-	inval("slot", vcpus, &vm, vm.mem + FREE_PAGE, false);
-	inval("mapped", vcpus, &vm, vm.mem + FREE_PAGE, true);
+	inval("outside", vcpus, &vm, outside, HOST);
+	inval("slot", vcpus, &vm, vm.mem + FREE_PAGE, HOST);
+	inval("mapped", vcpus, &vm, vm.mem + FREE_PAGE, GUEST);
 	if (vcpus == 1) {
-		/* The page of the vCPU's cache itself, which gets closed. */
-		inval("cache", vcpus, &vm, vm.mem + PVCLOCKS, false);
+		/* The page of the vCPU's cache itself: valid, or invalidated before. */
+		inval("cache", vcpus, &vm, vm.mem + PVCLOCKS, CACHE);
+		inval("closed", vcpus, &vm, vm.mem + PVCLOCKS, HOST);
 	}
 	destroy_vm(&vm);
 	munmap(outside, PAGE);
