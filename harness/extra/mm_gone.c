@@ -24,6 +24,7 @@
 #define ROUNDS	5
 #define SIZE	(1ul << 16)
 #define BIG	(128ul << 20)	/* it takes long to free that */
+#define LOW	((void *)0x10000000)	/* freed before that */
 #define GPA	0x10000
 #define PORT	15
 #define GSI	32
@@ -40,9 +41,9 @@ static int xioctl(int fd, unsigned long cmd, void *arg, const char *what)
 }
 #define xioctl(fd, cmd, arg) xioctl(fd, cmd, (void *)(arg), #cmd)
 
-static void *map(size_t size, int flags)
+static void *map(void *at, size_t size, int flags)
 {
-	void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | flags, -1, 0);
+	void *mem = mmap(at, size, PROT_READ | PROT_WRITE, MAP_ANONYMOUS | flags, -1, 0);
 
 	if (mem == MAP_FAILED)
 		err(1, "mmap");
@@ -51,7 +52,7 @@ static void *map(size_t size, int flags)
 
 static void run_vm(int event)
 {
-	void *mem = map(SIZE, MAP_PRIVATE);
+	void *mem = map(LOW, SIZE, MAP_PRIVATE | MAP_FIXED_NOREPLACE);
 	struct kvm_userspace_memory_region region = {
 		.guest_phys_addr = GPA, .memory_size = SIZE, .userspace_addr = (unsigned long)mem,
 	};
@@ -91,7 +92,7 @@ static void run_vm(int event)
 	xioctl(vm, KVM_SET_GSI_ROUTING, &routes);
 	xioctl(vm, KVM_IRQFD, &irqfd);
 
-	map(BIG, MAP_PRIVATE | MAP_POPULATE);
+	map(NULL, BIG, MAP_PRIVATE | MAP_POPULATE);
 	madvise(mem, SIZE, MADV_DONTNEED);
 	*ready = 1;
 	_exit(0);
@@ -103,7 +104,7 @@ int main(void)
 	int i, event, status, events;
 	pid_t pid;
 
-	ready = map(sizeof(*ready), MAP_SHARED);
+	ready = map(NULL, sizeof(*ready), MAP_SHARED);
 	for (i = 0; i < ROUNDS; i++) {
 		event = eventfd(0, EFD_NONBLOCK);
 		*ready = 0;
