@@ -107,7 +107,6 @@ nightly: deps
 	@$(H)/deps bench
 	@$(H)/check --nightly
 
-#:
 #: Options:
 #:   FLAVOUR  rt (default), std (PREEMPT_DYNAMIC, KASAN), perf, perf-rt (no debugging)
 #:   TREE     series (default), base, either with +NAME: harness/*/NAME.patch on top
