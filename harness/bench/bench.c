@@ -32,6 +32,8 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
+#include "../extra/xioctl.h"
+
 #ifndef SYS_process_mrelease
 #define SYS_process_mrelease 448
 #endif
@@ -62,16 +64,6 @@ struct vm {
 	uint8_t *mem;
 	size_t size;
 };
-
-static int xioctl(int fd, unsigned long cmd, void *arg, const char *what)
-{
-	int ret = ioctl(fd, cmd, arg);
-
-	if (ret < 0)
-		err(1, "%s", what);
-	return ret;
-}
-#define xioctl(fd, cmd, arg) xioctl(fd, cmd, (void *)(uintptr_t)(arg), #cmd)
 
 /* The clocks in the kernel. */
 static unsigned long get_clock(const char *name)

@@ -31,6 +31,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../extra/xioctl.h"
+
 #ifndef SYS_process_mrelease
 #define SYS_process_mrelease 448
 #endif
@@ -44,16 +46,6 @@
 
 /* The page that the guest writes to all the time. */
 #define BUSY	(8ul << 20)
-
-static int xioctl(int fd, unsigned long cmd, uintptr_t arg, const char *what)
-{
-	int ret = ioctl(fd, cmd, arg);
-
-	if (ret < 0)
-		err(1, "%s", what);
-	return ret;
-}
-#define xioctl(fd, cmd, arg) xioctl(fd, cmd, (uintptr_t)(arg), #cmd)
 
 static void pin(int cpu)
 {

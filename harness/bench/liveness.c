@@ -53,6 +53,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../extra/xioctl.h"
+
 #define KiB	(1ul << 10)
 #define MiB	(1ul << 20)
 #define GiB	(1ul << 30)
@@ -106,16 +108,6 @@ static bool stop;
 static unsigned long nr_refreshes, nr_lookups, nr_sleeps, refresh_us;
 static unsigned long waited, longest_refresh;
 static unsigned long nr_updates, longest_update, update_us;
-
-static int xioctl(int fd, unsigned long cmd, void *arg, const char *what)
-{
-	int ret = ioctl(fd, cmd, arg);
-
-	if (ret < 0)
-		err(1, "%s", what);
-	return ret;
-}
-#define xioctl(fd, cmd, arg) xioctl(fd, cmd, (void *)(uintptr_t)(arg), #cmd)
 
 static unsigned long now_us(void)
 {

@@ -14,19 +14,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "xioctl.h"
+
 #define PAGE	4096ul
 #define GPA	0x10000ul
 #define RESET	0xfffff000ul	/* the page with the reset vector */
-
-static int xioctl(int fd, unsigned long cmd, void *arg, const char *what)
-{
-	int ret = ioctl(fd, cmd, arg);
-
-	if (ret < 0)
-		err(1, "%s", what);
-	return ret;
-}
-#define xioctl(fd, cmd, arg) xioctl(fd, cmd, (void *)(arg), #cmd)
 
 static void nothing(int signal)
 {

@@ -21,6 +21,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "xioctl.h"
+
 #define ROUNDS	5
 #define SIZE	(1ul << 16)
 #define BIG	(128ul << 20)	/* it takes long to free that */
@@ -30,16 +32,6 @@
 #define GSI	32
 
 static volatile int *ready;
-
-static int xioctl(int fd, unsigned long cmd, void *arg, const char *what)
-{
-	int ret = ioctl(fd, cmd, arg);
-
-	if (ret < 0)
-		err(1, "%s", what);
-	return ret;
-}
-#define xioctl(fd, cmd, arg) xioctl(fd, cmd, (void *)(arg), #cmd)
 
 static void *map(void *at, size_t size, int flags)
 {
