@@ -766,7 +766,7 @@ def demo():
     data, more, legend = DATA["demo"], [], ""
     shell('need_space 8 "make demo"')
     rev("base")
-    linux = shell('clean_environment; make -s -C "$BUILD/src" kernelversion')
+    linux = shell('clean_environment; make -s "${kbuild_arch[@]}" -C "$BUILD/src" kernelversion')
     trees = {tree: head.format(linux=linux) for tree, head in data["trees"].items()
              if "+" not in tree or not SUFFIX + STABLE}
     scenarios = [s for x in DATA["list"]["demo"] if not (s := DATA["scenario"][x]).unsuited("rt")]
