@@ -2500,6 +2500,51 @@ static void test_mn_clean_locks(struct kunit *test)
 	mn_test_put_cpus(t);
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, job), 0);
 }
+
+static unsigned int mn_test_nr_cleaned;
+
+static void mn_test_count_cleaned(void *addr, size_t size)
+{
+	mn_test_nr_cleaned++;
+}
+
+/* How often would caches be cleaned? */
+static unsigned int mn_test_count_cleans(struct mn_test *t, const struct mn_test_clean *clean)
+{
+	struct kvm_pgtable *pgt = t->kvm->arch.mmu.pgt;
+	struct kvm_pgtable_mm_ops *old_ops = pgt->mm_ops, ops = *old_ops;
+
+	ops.dcache_clean_inval_poc = mn_test_count_cleaned;
+	mn_test_nr_cleaned = 0;
+
+	pgt->mm_ops = &ops;
+	clean->fn(t);
+	pgt->mm_ops = old_ops;
+
+	return mn_test_nr_cleaned;
+}
+
+/* Caches of a VM that was fenced off aren't cleaned. */
+static void test_mn_fence_cleans_nothing(struct kunit *test)
+{
+	const struct mn_test_clean *clean = test->param_value;
+	struct mn_test *t = test->priv;
+
+	if (cpus_have_final_cap(ARM64_HAS_STAGE2_FWB))
+		kunit_skip(test, "caches aren't cleaned with FWB");
+
+	mn_test_create_vm_to_map(test);
+	KUNIT_ASSERT_EQ(test, mn_test_page_fault(t), 1);
+	KUNIT_ASSERT_TRUE(test, mn_test_is_mapped(t));
+	KUNIT_EXPECT_NE(test, mn_test_count_cleans(t, clean), 0);
+	mn_test_destroy_vm(t);
+
+	mn_test_create_vm_to_map(test);
+	KUNIT_ASSERT_EQ(test, mn_test_page_fault(t), 1);
+	KUNIT_ASSERT_TRUE(test, mn_test_is_mapped(t));
+	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
+	KUNIT_EXPECT_EQ(test, mn_test_count_cleans(t, clean), 0);
+}
 #endif /* CONFIG_ARM64 */
 
 static const struct mn_test_ioctl {
@@ -2646,6 +2691,7 @@ static struct kunit_case mn_test_cases[] = {
 	KUNIT_CASE(test_mn_fence_page_fault),
 	KUNIT_CASE(test_mn_fence_waits_for_cleaner),
 	KUNIT_CASE_PARAM(test_mn_clean_locks, mn_test_clean_gen_params),
+	KUNIT_CASE_PARAM(test_mn_fence_cleans_nothing, mn_test_clean_gen_params),
 #endif
 	KUNIT_CASE(test_mn_fence_run),
 	KUNIT_CASE_PARAM(test_mn_fence_ioctl, mn_test_ioctl_gen_params),
