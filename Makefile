@@ -84,7 +84,7 @@ clean:
 #: Long ones (their scripts describe them, with --help):
 #:   make mutants [ONLY="name ..."] [RESUME=1]
 #:   make kselftest [FLAVOUR=] [NPT=0] [ONLY="x86/xen_shinfo_test ..."]
-#:   make kvm-unit-tests KUT=<a built tree> [ONLY=]
+#:   make kvm-unit-tests KUT=<a tree, after make standalone> [ONLY=]
 #:   make liveness [FLAVOUR=] [RUNS=5] [ONLY="slot/4K/* ..."]
 #:   make bisect-check, kcsan, isolation, nightly, soak [HOURS=] [FLAVOUR=]
 mutants: deps

@@ -17,9 +17,8 @@ In place of scenarios, one of these:
     kselftest         all KVM selftests, base against series: FLAVOUR, NPT=0, ONLY;
                       results/kselftest-FLAVOUR[-nonpt].txt, with ONLY in $BUILD/kselftest
     kvm-unit-tests    the same of KVM-unit-tests: FLAVOUR, ONLY ("nodefault" ones included),
-                      KUT, their tree, configured for x86_64 and built. The installed
-                      QEMU runs them, packed with its libraries and firmware;
-                      $BUILD/kvm-unit-tests/FLAVOUR.txt
+                      KUT, their tree, with what make standalone has made for x86_64. The
+                      installed QEMU runs them; $BUILD/kvm-unit-tests/FLAVOUR.txt
 
 Environment variables: FLAVOUR (rt, see harness/configs), TREE (series, see harness/kernel;
 also several, "base,series", with a table), and what overrides scenarios.toml: TESTS (the
@@ -284,11 +283,13 @@ def judge(rc, said):
         return "pass", ""
     if 128 < rc <= 128 + 64:
         return "died", f"by signal {rc - 128}: {last}"
-    if rc == 4:
-        why = re.findall(r"# SKIP(?: -)? *(.*)", text) or re.findall(r"(.*), skipping test", text)
-        return "skip", why[-1] if why else last
+    # KVM-unit-tests end like this, with several statuses.
+    if rc == 4 or last.startswith("SKIP "):
+        why = re.findall(r"# SKIP(?: -)? *(.*)", text) or \
+            re.findall(r"(.*), skipping test", text) or re.findall(r"^SKIP: (.*)", text, re.M)
+        return "skip", why[-1] if why else last.removeprefix("SKIP ")
     why = re.search(r"Test Assertion Failure ====\n *(.*)", text) or \
-        re.search(r"^(not ok .*|.*[Ff]ailed.*)", text, re.M)
+        re.search(r"^(not ok .*|.*[Ff]ailed.*|FAIL: .*)", text, re.M)
     return "fail", why[1] if why else f"status {rc}: {last}"
 
 def problems(scenario, flavour, tree, result, base=None):
@@ -465,7 +466,8 @@ class Boot:
     def programs(self):
         found, begun = {}, {}
         parts = re.split(r"^vm: run (\S+)\r?\n", read(self.out), flags=re.M)
-        said = {key: [x.rstrip() for x in text.splitlines()]
+        # Without colors.
+        said = {key: [re.sub(r"\x1b\[[\d;]*m", "", x).rstrip() for x in text.splitlines()]
                 for key, text in zip(parts[1::2], parts[2::2])}
         for stamp, what, key, rc in self.marks():
             s, lines = self.scenarios[key], said.get(key, [])
@@ -666,66 +668,38 @@ def kselftest():
         f"kselftest{GIVEN} FLAVOUR={flavour}" + " NPT=0" * off + f' ONLY="{only}"' * bool(only),
         "" if only else ROOT / "results")
 
-def unittests(kut):
-    """{name: {key: value}} of unittests.cfg."""
-    if not setting("KUT"):
-        raise Failure("KUT= is empty: give it a tree of KVM-unit-tests in which ./configure and "
-                      "make were run, for x86_64; nothing is fetched or built here")
-    config, tests = kut / "x86/unittests.cfg", {}
-    if ARCH != "x86_64" or not config.exists():
-        raise Failure(f"KUT={kut} has no {ARCH.partition('_')[0]}/unittests.cfg")
-    for name, key, lines, value in re.findall(
-            r'^(?:\[(.+)\]|(\w+)[ \t]*=[ \t]*(?:"""((?s:.*?))"""|(.*)))', read(config), re.M):
-        if name:
-            now = tests[name] = defaultdict(str)
-        else:
-            now[key] = (lines or value).strip()
-    return {name: test for name, test in tests.items()
-            if test["arch"] in ("", "x86_64") and test["accel"] in ("", "kvm")}
-
-def unittest(kut, name, test):
-    """As a scenario. The values of unittests.cfg are in shell syntax."""
-    params = test["extra_params"] or test["qemu_params"]
-    data = DATA["kvm-unit-tests"]
-    limit = max(120, data["limit"].get(name, 0), int(re.match(r"\d*", test["timeout"])[0] or 0))
-    s = Scenario(name, program=HARNESS / "extra/kut.sh", mem=data["mem"], limit=limit).customized()
-    args = [f"'{test['check']}' -machine accel=kvm" + f",{test['machine']}" * bool(test["machine"]),
-            f"-kernel /kut/{test['file']} -smp", test["smp"] or "1"]
-    if "lost_tick" in read(kut / "x86/run"):
-        args.append("-global kvm-pit.lost_tick_policy=discard")
-    if test["test_args"]:
-        args.append("-append " + test["test_args"])
-    args = re.sub(r"\$?MAX_SMP|\$\{MAX_SMP\}", str(s.cpus), " ".join([*args, params]))
-    return dataclasses.replace(s, args=args)
-
-def pack(kut, files, root):
-    """QEMU, what it needs, and the tests' binaries."""
-    qemu = shutil.which("qemu-system-x86_64")
-    where = ":".join(command(qemu, "-L", "help").split())
-    packed = {"/bin/qemu-system-x86_64": qemu} | {
-        x: x for x in re.findall(r"(/\S+) \(0x", command("ldd", qemu))} | {
-        f"/qemu/{x}": shutil.which(x, os.F_OK, where) or x
-        for x in DATA["kvm-unit-tests"]["firmware"].split()} | {
-        f"/kut/{x}": kut / "x86" / x for x in files}
+def pack(programs, firmware, root):
+    """Dynamic programs, what they need, and the firmware of the last one, which is QEMU."""
+    paths = [shutil.which(x) or x for x in programs]
+    where = ":".join(command(paths[-1], "-L", "help").split())
+    files = paths + re.findall(r"(/\S+) \(0x", command("ldd", *paths)) + [
+        shutil.which(x, os.F_OK, where) or x for x in firmware]
     shutil.rmtree(root, ignore_errors=True)
-    for to, source in packed.items():
-        if not os.path.exists(source):
-            raise Failure(f"KUT={kut} is not built: there is no x86/{source.name}"
-                          if to.startswith("/kut/") else f"QEMU's {source} is not installed")
-        os.makedirs(os.path.dirname(f"{root}{to}"), exist_ok=True)
-        shutil.copy(source, f"{root}{to}")
+    for folder in ("bin", "usr"):
+        os.makedirs(root / folder)
+    # All of busybox and of this is found in both.
+    (root / "usr/bin").symlink_to("../bin")
+    command("cp", "-L", "--parents", *dict.fromkeys(files), root)
 
 def kvm_unit_tests():
     kut, flavour, only = Path(setting("KUT")), setting("FLAVOUR", "rt"), setting("ONLY")
-    tests, overlay = unittests(kut), BUILD / "kvm-unit-tests/overlay"
-    names = chosen(tests, only, "test") if only else [
-        x for x, test in tests.items() if "nodefault" not in test["groups"]]
-    pack(kut, [tests[x]["file"] for x in names], overlay)
-    scenarios = [unittest(kut, x, tests[x]) for x in names]
-    revision = shell('git -C "$1" describe --always 2>/dev/null || echo of unknown revision', kut)
+    if not setting("KUT"):
+        raise Failure("KUT= is empty: give it a tree of KVM-unit-tests in which ./configure and "
+                      "make standalone were run, for x86_64; nothing is fetched or built here")
+    tests, data = {x.name: x for x in sorted(kut.glob("tests/*"))}, DATA["kvm-unit-tests"]
+    if ARCH != "x86_64" or not tests:
+        raise Failure(f"KUT={kut} has no tests for {ARCH}: there, run make standalone")
+    names = chosen(tests, only or "*", "test")
+    overlay = BUILD / "kvm-unit-tests/overlay"
+    pack(["bash", "qemu-system-x86_64"], data["firmware"].split(), overlay)
+    # The scripts get their settings from init, which has them from the kernel.
+    append = f"{data['append']} MAX_SMP={number('CPUS', 4)}" + " run_all_tests=yes" * bool(only)
+    scenarios = [Scenario(x, program=tests[x], args=data["args"], mem=data["mem"], append=append,
+                          limit=data["limit"].get(x, 240)).customized() for x in names]
+    revision = re.findall(r"BUILD_HEAD=(\S+)", read(tests[names[0]])) or ["of unknown revision"]
     return side_by_side(
         flavour, {"base": scenarios, "series": scenarios}, f"kvm-unit-tests/{flavour}",
-        f"kvm-unit-tests FLAVOUR={flavour}, KVM-unit-tests {revision}", overlay=overlay)
+        f"kvm-unit-tests FLAVOUR={flavour}, KVM-unit-tests {revision[0]}", overlay=overlay)
 
 def kcsan():
     # A race takes two threads.
