@@ -94,9 +94,9 @@ kselftest: deps
 kvm-unit-tests: deps
 	@$(H)/run.py kvm-unit-tests
 bisect-check: deps
-	@$(H)/check --bisect
+	@$(H)/check bisect-check
 kcsan: deps
-	@$(H)/run.py kcsan
+	@$(H)/check kcsan
 liveness: deps
 	@$(H)/bench/liveness.py
 isolation: deps
@@ -105,7 +105,7 @@ soak: deps
 	@$(H)/bench/soak.py
 nightly: deps
 	@$(H)/deps bench
-	@$(H)/check --nightly
+	@$(H)/check nightly
 
 #: Options:
 #:   FLAVOUR  rt (default), std (PREEMPT_DYNAMIC, KASAN), perf, perf-rt (no debugging)

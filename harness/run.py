@@ -12,21 +12,20 @@ In place of scenarios, one of these:
 
     demo              base, base+rtlocks and series, with a table; with BASE, the base and
                       its queue, and what that changes
-    after-parts       the tests that pass after each part of the series
-    kcsan             those that race on purpose, with KCSAN: results/kcsan.txt
     kselftest         all KVM selftests, base against series: FLAVOUR, NPT=0, ONLY;
                       results/kselftest-FLAVOUR[-nonpt].txt, with ONLY in $BUILD/kselftest
     kvm-unit-tests    the same of KVM-unit-tests: FLAVOUR, ONLY ("nodefault" ones included),
                       KUT, their tree, with what make standalone has made for x86_64. The
                       installed QEMU runs them; $BUILD/kvm-unit-tests/FLAVOUR.txt
 
-Environment variables: FLAVOUR (rt, see harness/configs), TREE (series, see harness/kernel;
-also several, "base,series", with a table), and what overrides scenarios.toml: TESTS (the
-tree of the selftests), ARGS, CPUS, MEM, TCG, APPEND, TIMEOUT and SUITE (of KUnit). ARCH and
-MODE are those of harness/vm. A TAP line for each run. Exit status 0 if all is as expected,
-1 if not, 2 for bad input or if a kernel can't be built or does not boot, 130 if it was
-interrupted. Scenarios that need the same machine share a boot on the series, where no
-complaint is expected. Output and kernel logs: $BUILD/runs.
+Environment variables: FLAVOUR (rt, see harness/configs), TREE (series, see harness/kernel,
+or series@PART, up to that part; also several, "base,series", with a table), and what
+overrides scenarios.toml: TESTS (the tree of the selftests), ARGS, CPUS, MEM, TCG, APPEND,
+TIMEOUT and SUITE (of KUnit). ARCH and MODE are those of harness/vm. A TAP line for each
+run. Exit status 0 if all is as expected, 1 if not, 2 for bad input or if a kernel can't be
+built or does not boot, 130 if it was interrupted. Scenarios that need the same machine
+share a boot on the series, where no complaint is expected. Output and kernel logs:
+$BUILD/runs.
 """
 
 import contextlib
@@ -123,13 +122,17 @@ def write(path, text):
 
 @contextlib.contextmanager
 def child(args, env, **options):
-    """A process that ends with the block."""
+    """A process that ends with the block, as does its group if it has one of its own."""
     process = subprocess.Popen(args, env=os.environ | {"STAGE_FD": str(STAGE)} | env,
                                stdin=subprocess.DEVNULL, pass_fds=[STAGE], **options)
     try:
         yield process
     finally:
-        process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            if options.get("process_group") == 0:
+                os.killpg(process.pid, signal.SIGTERM)
+            else:
+                process.terminate()
         process.wait()
 
 def said_by(args, env):
@@ -294,8 +297,8 @@ def judge(rc, said):
 
 def problems(scenario, flavour, tree, result, base=None):
     """What differs from the expectation."""
-    if STABLE and tree != "base":
-        return as_base(scenario, flavour, tree, result, base)
+    if STABLE and tree != "base" or tree.startswith("series@") and tree == after("fixes"):
+        return as_base(result, base)
     if not scenario.base or not UNFIXED and not tree.startswith("base"):
         allowed = scenario.skips.get(flavour)
         return [result.words()] * (not result.clean()) + [
@@ -318,14 +321,22 @@ def worse(_, __, tree, result, base):
         f"{n} more than on base: {kind}: {text}"
         for (kind, text), n in (result.complaints - base.complaints).items()]
 
-def as_base(_, __, tree, result, base):
+def as_base(result, base):
     """What is wrong after the fixes: the tests pass, but there may be the complaints of the
     base. Their number depends on how long it takes."""
-    return [] if tree == "base" else [result.words()] * (result.outcome != "pass") + [
+    return [result.words()] * (result.outcome != "pass") + [
         f"not on base: {kind}: {text}"
         for kind, text in result.complaints.keys() - base.complaints.keys()]
 
 # What is built: kernels, selftests, programs
+
+def after(part):
+    """The tree after a part of the series."""
+    text = read(ROOT / "patches/series").partition(f"[{part}]\n")[2].partition("\n[")[0]
+    patches = re.findall(r"^(\d{4})-", text, re.M)
+    if not patches:
+        raise Failure(f"TREE=series@{part}: no part '{part}' in patches/series")
+    return f"series@{patches[-1]}"
 
 @functools.cache
 def rev(tree):
@@ -557,9 +568,13 @@ def say(*lines):
     SAID.extend(lines)
     print(*lines, sep="\n", flush=True)
 
-def tap(text, bad, r):
-    """A line, with what there is to say below it."""
+def result(ok, text, below=()):
+    """A line of TAP, with what there is to say below it."""
     number = 1 + sum(re.match("(not )?ok ", x) is not None for x in SAID)
+    say(f"{'ok' if ok else 'not ok'} {number} - {text}", *(f"# {x}" for x in below if x))
+
+def tap(text, bad, r):
+    """The same for a Result, and what is bad about it."""
     words = f"# SKIP {r.reason}" if r.outcome == "skip" and not bad else \
         f"{r.words()} # {r.seconds:.0f} s"
     below = r.notes + [f"ok {x}{rest}" for _, x, rest in r.cases if "# SKIP" in rest] + \
@@ -571,7 +586,7 @@ def tap(text, bad, r):
         below += ["...", *r.said[-12:], f"see {r.log}"]
     if "-v" in sys.argv:
         print(*r.said, sep="\n")
-    say(f"{'not ok' if bad else 'ok'} {number} - {text}: {words}", *(f"# {x}" for x in below if x))
+    result(not bad, f"{text}: {words}", below)
 
 def failed():
     return int(any(x.startswith("not ok") for x in SAID))
@@ -701,30 +716,6 @@ def kvm_unit_tests():
         flavour, {"base": scenarios, "series": scenarios}, f"kvm-unit-tests/{flavour}",
         f"kvm-unit-tests FLAVOUR={flavour}, KVM-unit-tests {revision[0]}", overlay=overlay)
 
-def kcsan():
-    # A race takes two threads.
-    scenarios = [dataclasses.replace(s, tcg="multi", tests="series")
-                 for s in map(DATA["scenario"].get, DATA["list"]["kcsan"])]
-    with result_file(ROOT / "results/kcsan.txt", heading("kcsan"), SAID):
-        run_all("kcsan", "series+kcsan", scenarios, BUILD / "kcsan", {}, problems)
-    return failed()
-
-def after_parts():
-    """After each part of the series, the tests that it makes pass."""
-    results, folder = {}, BUILD / "after-parts"
-    for part, data in DATA["after"].items():
-        text = read(ROOT / "patches/series").partition(f"[{part}]\n")[2].partition("\n[")[0]
-        tree = "series@" + re.findall(r"^(\d{4})-", text, re.M)[-1]
-        scenarios = [dataclasses.replace(
-            s, tests="series", args=data.get("args", {}).get(s.name, s.args))
-            for s in map(DATA["scenario"].get, data["scenarios"])]
-        if data.get("as_base"):
-            run_all("rt", "base", scenarios, folder, results)
-        stage(f"after the part {part}, {tree}")
-        run_all("rt", tree, scenarios, folder, results,
-                as_base if data.get("as_base") else problems, f"after {part}: ")
-    return failed()
-
 def on_trees(flavour, trees, scenarios, expected=problems, more=()):
     """Run scenarios on {tree: head}, with a table if there are several."""
     results = {}
@@ -760,8 +751,7 @@ def demo():
     print(legend)
     return bad
 
-LISTS = {"demo": demo, "after-parts": after_parts, "kcsan": kcsan, "kselftest": kselftest,
-         "kvm-unit-tests": kvm_unit_tests}
+LISTS = {"demo": demo, "kselftest": kselftest, "kvm-unit-tests": kvm_unit_tests}
 
 def main(args):
     tree, flavour = setting("TREE", "series"), setting("FLAVOUR", "rt")
@@ -786,7 +776,8 @@ def main(args):
     for name in names:
         if name not in DATA["scenario"]:
             raise Failure(f"no scenario '{name}'{near(name, DATA['scenario'])}: see --help")
-    return on_trees(flavour, {x: x for x in tree.split(",")},
+    trees = [after(x[7:]) if re.match("series@[a-z]+$", x) else x for x in tree.split(",")]
+    return on_trees(flavour, {x: x for x in trees},
                     [DATA["scenario"][x].customized() for x in names])
 
 if __name__ == "__main__":

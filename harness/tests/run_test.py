@@ -205,6 +205,13 @@ class Run(unittest.TestCase):
         self.has(self.read("results/kselftest-rt.txt.partial"), [
             "\nok .* base: x86/t_fail_fail: 1 of 1", "(?s)^((?!t_hang_hang).)*$"])
 
+    def test_check_interrupted(self):
+        sleeps = f"sh -c 'sleep 1000; : {self.root}'"
+        self.write("harness/checks.toml",
+                   f'kcsan = [["good", "true"], ["slow", "echo one; {sleeps} & {sleeps}"]]')
+        self.stop("check kcsan", "build/kcsan/2.log", "one", signal.SIGINT)
+        self.has(self.read("results/kcsan.txt.partial"), [r"\nok 1 - good # 0 s\n$"])
+
     def test_mutate_resume(self):
         self.shell("mutant not_ok kunit suite.two; mutant slow kunit suite.two")
         self.stop("mutate", "results/mutants.txt.partial", "caught not_ok", signal.SIGINT)

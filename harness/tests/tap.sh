@@ -9,17 +9,7 @@ tmp=$(mktemp -d)
 trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
 unset STAGE_FD LINUX RUN ARGS TESTS TEST CPUS CPU MEM APPEND TIMEOUT TCG ICOUNT QEMU HERD7 ARCH MODE \
 	BUSYBOX KUT ONLY LIMIT BASE HARNESS_TOP MAKELEVEL MAKEFLAGS
-n=0 failed=0
-
-# result STATUS WHAT OUTPUT: it passes with status 0.
-result()
-{
-	n=$((n + 1))
-	[ "$1" != 0 ] || { echo "ok $n - $2"; return; }
-	failed=1
-	echo "not ok $n - $2"
-	sed 's/^/# /' <<< "$3"
-}
+. "$H/report.sh"
 
 # refuse: for each line "WHAT | WORDS | COMMAND", with the scripts in PATH, the command
 # fails, and prints one line, but for stages, which has the words, with $tmp in them.
@@ -53,10 +43,4 @@ wait_for()
 		[ $SECONDS -lt $end ] || return
 		sleep 0.2
 	done
-}
-
-finish()
-{
-	echo "1..$n"
-	exit $failed
 }
