@@ -70,7 +70,7 @@ vm:
 shell: deps
 	@$(H)/vm --shell
 selftest: deps
-	@$(H)/run.py --selftest "$(TEST)"
+	@run=$$($(H)/run.py --path "$(TEST)") && RUN=$$run $(H)/vm
 kunit: deps
 	@$(H)/run.py -v kunit
 litmus: base

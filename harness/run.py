@@ -4,9 +4,7 @@
 
     -v                print what the programs print, too
     --list            the scenarios
-    --selftest TEST   run only this KVM selftest; prints what it prints, and has the
-                      exit status of harness/vm, 4 if it is skipped
-    --path TEST       only build it, and print where it is
+    --path TEST       build this KVM selftest, of TESTS or TREE, and print where it is
 
 In place of scenarios, one of these:
 
@@ -347,7 +345,7 @@ def rev(tree):
 def selftest(test, tree):
     """The program of a KVM selftest, of the series if the tree does not have it."""
     if STABLE:      # They are those of the series for 7.3.
-        return command("env", "BASE=7.3", "TREE=series", f"BUILD={MAIN}", HARNESS / "run.py",
+        return command("env", "BASE=7.3", "TESTS=series", f"BUILD={MAIN}", HARNESS / "run.py",
                        "--path", test)
     top = "tools/testing/selftests/kvm/"
     for where in (tree, "series"):
@@ -759,16 +757,13 @@ def main(args):
     if names == ["--list"]:
         print(*grid([(x.name, x.title) for x in DATA["scenario"].values()]), *LISTS, sep="\n")
         return 0
-    if names[:1] == ["--path"] and names[1:]:
-        print(selftest(names[1], tree))
+    if names[:1] == ["--path"]:
+        if names[1:] in ([], [""]):
+            raise Failure("TEST= is empty: which selftest?")
+        print(selftest(names[1], setting("TESTS", tree)))
         return 0
-    if names[:1] == ["--selftest"] and names[1:] not in ([], [""]):
-        os.execve(HARNESS / "vm", ["vm"], os.environ | {
-            "RUN": str(selftest(names[1], setting("TESTS", tree))), "TREE": tree,
-            "FLAVOUR": flavour, "TIMEOUT": str(number("TIMEOUT", 300 * SLOWER))})
-    if not names or names[0] == "--selftest":
-        raise Failure("TEST= is empty: which selftest?" if names else
-                      "no scenario is given: see run.py --list")
+    if not names:
+        raise Failure("no scenario is given: see run.py --list")
     if names[0] in LISTS:
         if names[1:]:
             raise Failure(f"unknown argument '{names[1]}': {names[0]} takes none")

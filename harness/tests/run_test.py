@@ -50,8 +50,6 @@ def first(does):
         return file.tell()
 def end(text):
     sys.exit(print("vm:", text, file=sys.stderr) or 101)
-if not log:
-    sys.exit(print("alone:", os.path.basename(env["RUN"]), env["FLAVOUR"], tree) or 4)
 open(log, "w").close()
 if env.get("NO_BOOT"):
     end("no boot in 300 s")

@@ -154,7 +154,7 @@ mv "$linux" "$tmp/other"
 refuse <<< "another LINUX after one | or set BUILD= | LINUX=$tmp/other base"
 mv "$tmp/other" "$linux"
 refuse << EOF
-selftest of an unknown TREE | unknown TREE 'next' | LINUX=$linux TREE=next run.py --selftest x86/smm_test
+selftest of an unknown TREE | unknown TREE 'next' | LINUX=$linux TREE=next run.py --path x86/smm_test
 scenario on an unknown TREE | unknown TREE 'next' | LINUX=$linux TREE=next run.py mrelease
 no LINUX after one | set LINUX= again | base
 EOF
