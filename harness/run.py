@@ -457,7 +457,7 @@ class Boot:
         found, between = self.kunit() if self.first.kunit else self.programs(), Result("pass")
         of = {s.key: r for s, r in found.items()}
         otherwise = found.get(self.first, between) if len(self.scenarios) == 1 else between
-        for line in said_by([HARNESS / "complaints", "-p", self.log], self.env)[1].splitlines():
+        for line in said_by([HARNESS / "complaints", self.log], self.env)[1].splitlines():
             count, kind, text, program = line.split("\t")
             r = of.get(program.removeprefix("after "), otherwise)
             if kind.startswith("known "):
