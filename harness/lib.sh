@@ -119,58 +119,47 @@ heading()
 	echo "# $("$compiler" --version | head -n 1); $with"
 }
 
-# private_apt COMMAND...: with a package source of our own in the folder $work.
-private_apt()
+# download DIR SUITE[/ARCHITECTURE] PACKAGE...: fetch Debian packages into DIR, a new folder.
+# If that fails, $reason says why.
+download()
 {
-	"$1" -q -o Dir::State::Lists="$work/apt/lists" -o Dir::Cache="$work/apt/cache" \
-		-o Dir::Etc::SourceList="$work/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null \
-		-o APT::Sandbox::User=root -o Acquire::Retries=2 -o Acquire::http::Timeout=30 "${@:2}"
-}
+	local dir=$1 suite=${2%/*} arch=${2#*/} apt key=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# mirror SUITE: print the one that this machine gets packages like these from. Only fetched lists
-# tell whose packages they are, so on a machine without any they are fetched aside.
-mirror()
-{
-	local aside=() label=Debian query
-
-	[[ $1 != *-security ]] || label=Debian-Security
-	query=(indextargets --format '$(REPO_URI)'
-		'Created-By: Packages' 'Origin: Debian' "Label: $label")
-
-	if [ -z "$(apt-get "${query[@]}" 2>/dev/null)" ]; then
-		aside=(-q -o Dir::State::Lists="$work/apt/machine" -o APT::Sandbox::User=root)
-		mkdir -p "$work/apt/machine/partial"
-		apt-get "${aside[@]}" update >"$work/err" 2>&1 || true
-	fi
-	apt-get "${aside[@]}" "${query[@]}" 2>/dev/null | sed -n 1p || true
+	reason="no apt-get here to fetch it"
+	type -P apt-get >/dev/null || return
+	reason="cannot write to $dir"
+	rm -rf "$dir" && mkdir -p "$dir"/apt/{lists,cache/archives}/partial || return
+	apt=(apt-get -q -o Dir::State::Lists="$dir/apt/lists" -o Dir::Cache="$dir/apt/cache"
+		-o Dir::Etc::SourceList="$dir/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null
+		-o Dir::State::status=/dev/null -o APT::Sandbox::User=root
+		-o Acquire::Retries=2 -o Acquire::http::Timeout=30)
+	[ "$arch" = "$suite" ] ||
+		apt+=(-o APT::Architecture="$arch" -o APT::Architectures="$arch")
+	# Whichever of the sources of this machine have that suite, signed by Debian.
+	apt-get update --print-uris 2>/dev/null |
+		sed -nE "s,^'(.*)/dists/.*,deb [signed-by=$key] \1 $suite main,p" |
+		sort -u > "$dir/apt/sources.list"
+	reason="no Debian package source is configured"
+	[ -s "$dir/apt/sources.list" ] || return
+	{ "${apt[@]}" update; (cd "$dir" && "${apt[@]}" download "${@:3}"); } >"$dir/apt/log" 2>&1 ||
+	{
+		reason="$suite: $(grep -m1 '^W: Failed' "$dir/apt/log" || tail -n 1 "$dir/apt/log")"
+		return 1
+	}
 }
 
 # unpack_debs SUITE[/ARCHITECTURE] DIR PACKAGE...: unpack Debian packages, which need not be
 # installed, in DIR. If that fails, $reason says why, and there is no DIR.
 unpack_debs()
 {
-	local suite=${1%/*} arch=${1#*/} dir=$2 work=$2.new uri options=()
+	local deb new=$2.new
 
-	shift 2
-	[ "$arch" = "$suite" ] || options=(-o APT::Architecture="$arch" -o APT::Architectures="$arch")
-	reason="no apt-get here to fetch it"
-	type -P apt-get >/dev/null && type -P dpkg >/dev/null || return
-	reason="cannot write to $work"
-	rm -rf "$work" "$dir" &&
-		mkdir -p "$work"/{apt/lists/partial,apt/cache/archives/partial,download,root} || return
-	reason="no Debian package source is configured or reachable"
-	uri=$(mirror "$suite") && [ -n "$uri" ] || return
-	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $suite main" \
-		> "$work/apt/sources.list"
-	(
-		private_apt apt-get update --error-on=any "${options[@]}" && cd "$work/download" &&
-			private_apt apt-get download "${options[@]}" "${@/%/\/$suite}" || exit
-		for deb in *.deb; do
-			dpkg -x "$deb" "$work/root" || exit
-		done
-	) >"$work/err" 2>&1 ||
-		{ reason="$suite: $(grep -m1 '^[EW]:' "$work/err" || tail -n 1 "$work/err")"; return 1; }
-	mv "$work/root" "$dir" && rm -rf "$work"
+	download "$new" "$1" "${@:3}" || return
+	rm -rf "$2"
+	for deb in "$new"/*.deb; do
+		reason=$(dpkg -x "$deb" "$new/root" 2>&1) || return
+	done
+	mv "$new/root" "$2" && rm -rf "$new"
 }
 
 # Another BASE has a queue of its own, and what is made for it folders of its own, but for what

@@ -45,8 +45,8 @@ def diff(path, *change):
 MAIN, NEW = "virt/kvm/main.c", "virt/kvm/new.c"
 TEST = "tools/testing/selftests/kvm/new_test.sh"
 KERNEL = {
-    "Makefile": "VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\nEXTRAVERSION =\nmrproper:\n",
-    "Kbuild": "", ".gitignore": ".*\n*.o\n*~\n",
+    "Makefile": "VERSION = 7\nPATCHLEVEL = 3\nSUBLEVEL = 4\nEXTRAVERSION =\n",
+    "Kbuild": "", ".gitignore": ".*\n!.gitignore\n*.o\n*~\n",
     "MAINTAINERS": "List\n====\n\nACPI\nM:\tOne <one@example.org>\nF:\tdrivers/acpi/\n\n"
                    "ZSWAP\nM:\tTwo <two@example.org>\n\nMISPLACED\nS:\tMaintained\n\n"
                    "THE REST\nM:\tThree <three@example.org>\nF:\t*\n",
@@ -429,21 +429,18 @@ class QueueTest(unittest.TestCase):
         self.assertIn(f"base: Linux 7.3.4, {base[:12]}, not the pinned linux-source-",
                       self.sh("base --pinned", fails=1))
         self.assertEqual(self.sh("base"), "")
-        # What it made itself: it is left alone, or its base is used.
-        self.sh("queue checkout series")
-        two = "two() { git -C build/two/src \"$@\"; }; export BUILD=build/two; rm -rf $BUILD; "
+        # It is for one base.
         for linux in "build/src", "build/linux":
-            self.assertIn("without LINUX=", self.sh(f"LINUX={linux} base", fails=1))
-            self.same(f"{two} LINUX={linux} base 2> build/log; two rev-parse base HEAD")
-            self.same(f"git -C build/two/src rev-parse base; echo {base}")
-        # What a run that was stopped has left; all files, whatever .gitignore says.
+            self.assertIn(f"not from {self.root}/{linux} ", self.sh(f"LINUX={linux} base", fails=1))
+        two = "two() { git -C build/two/src \"$@\"; }; export BUILD=build/two; rm -rf $BUILD; "
+        # What a run that was stopped has left is removed; what .gitignore says is not taken.
         self.sh(f"{two} cp -a ../kernel ../third; mkdir -p build/two/base/src.new; touch ../third/"
-                "some~ build/two/base/src.new/half; LINUX=../third base")
+                "some~ ../third/other build/two/base/src.new/half; LINUX=../third base")
         self.assertEqual(self.sh("ls -A build/two/base").split(), [".lock", "err"])
-        self.assertEqual(self.sh("git -C build/two/src ls-tree --name-only base some~ half"),
-                         "some~")
+        self.assertEqual(self.sh("git -C build/two/src ls-tree --name-only base some~ other half"),
+                         "other")
         # The same files, the same commit.
-        self.same(f"{two} rm ../third/some~; LINUX=../third base 2> build/log; two rev-parse base; "
+        self.same(f"{two} rm ../third/other; LINUX=../third base 2> build/log; two rev-parse base; "
                   f"echo {base}")
         # Made by an older version.
         self.sh("src update-ref -d refs/queue/base")

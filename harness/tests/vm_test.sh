@@ -121,8 +121,8 @@ refuse << EOF
 LINUX that is not there | is not a directory | LINUX=$tmp/none base
 LINUX that is no kernel | is not a kernel tree | LINUX=$linux base
 EOF
-printf 'VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 1\nEXTRAVERSION =\nmrproper:\n\trm -f .config\n' \
-	> "$linux/Makefile"
+printf 'VERSION = 6\nPATCHLEVEL = 12\nSUBLEVEL = 1\nEXTRAVERSION =\n' > "$linux/Makefile"
+printf '.*\n!.gitignore\n*.o\n' > "$linux/.gitignore"
 touch "$linux/Kbuild" "$linux/.config" "$linux/a.o"
 mkdir -p "$linux/virt/kvm"
 echo 'int kvm;' > "$linux/virt/kvm/kvm_main.c"
@@ -185,5 +185,5 @@ refuse <<< "no package source | no Debian package source | APT_CONFIG=$tmp/apt.c
 result $? 'nothing half-made is left' "$(ls "$BUILD")"
 script bin/df 'echo "Filesystem 1G-blocks Used Available Use% Mounted"; echo "x 9 4 5 50% /"'
 rm "$tmp/bin/id"
-refuse <<< "a full disk | GB are needed | LINUX=$linux PATH=$tmp/bin:\$PATH base"
+refuse <<< "a full disk | GB of free space, and the tree with two kernels needs | LINUX=$linux PATH=$tmp/bin:\$PATH base"
 finish
