@@ -34,6 +34,7 @@
 #include <asm/kvm_mmu.h>
 #endif
 #ifdef CONFIG_ARM64
+#include <asm/kvm_emulate.h>
 #include <asm/kvm_mmu.h>
 #include <asm/kvm_pgtable.h>
 #endif
@@ -2455,6 +2456,8 @@ static int mn_test_keep_from_cleaning(struct mn_test *t)
 
 static void mn_test_flush(struct mn_test *t)
 {
+	/* As if the guest had enabled its caches, before that there is nothing to do. */
+	*vcpu_hcr(t->vcpu) &= ~HCR_TVM;
 	kvm_set_way_flush(t->vcpu);
 	WRITE_ONCE(t->done, true);
 }
