@@ -392,7 +392,8 @@ def selftests(tree, *tests):
 
 def uncompiled(top):
     """Those of upstream's that do not compile for an architecture, after selftests()."""
-    return set(re.findall(rf"[*]{{3}} \[.*? {top}/(\S+)\.o\] Error", read(top.parent / "build.log")))
+    return set(re.findall(rf"[*]{{3}} \[.*? {re.escape(str(top))}/(\S+?)(?:\.o)?\] Error",
+                          read(top.parent / "build.log")))
 
 def program(s, tree):
     """A scenario's program, by the name that it has in the guest."""
