@@ -11,7 +11,7 @@
 #define GUEST_PFN_TEST_RUN_US	(500 * USEC_PER_MSEC)
 
 struct guest_pfn_test {
-	struct mn_test mn;		/* first, as mn_test_exit() frees it */
+	struct mn_test mn;		/* first, as mn_test_free() frees it */
 	struct gfn_to_pfn_cache gpc;	/* of mn.vcpu */
 	struct mmu_notifier_range range;
 	struct kvm_vcpu *vcpu;		/* that is in guest mode */
@@ -31,6 +31,7 @@ static int guest_pfn_test_init(struct kunit *test)
 
 	KUNIT_ASSERT_NOT_NULL(test, g);
 	g->mn.test = test;
+	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, mn_test_free, &g->mn), 0);
 	test->priv = &g->mn;
 	return 0;
 }

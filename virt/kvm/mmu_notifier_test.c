@@ -27,16 +27,16 @@
 #include <linux/sched/task.h>
 #include <linux/task_work.h>
 
+#ifdef CONFIG_ARM64
+#include <asm/kvm_emulate.h>
+#include <asm/kvm_mmu.h>
+#include <asm/kvm_pgtable.h>
+#endif
 #ifdef CONFIG_X86
 #include "mmu.h"
 #endif
 #ifdef CONFIG_RISCV
 #include <asm/kvm_mmu.h>
-#endif
-#ifdef CONFIG_ARM64
-#include <asm/kvm_emulate.h>
-#include <asm/kvm_mmu.h>
-#include <asm/kvm_pgtable.h>
 #endif
 
 /* Without it, non-blockable invalidations are handled like blockable ones. */
@@ -443,6 +443,14 @@ static void mn_test_destroy_vm(struct mn_test *t)
 	kvm_put_kvm(kvm);
 }
 
+static void mn_test_free(void *data)
+{
+	struct mn_test *t = data;
+
+	if (!t->stuck)
+		kfree(t);
+}
+
 static int mn_test_init(struct kunit *test)
 {
 	struct mn_test *t = kzalloc_obj(*t);
@@ -450,6 +458,9 @@ static int mn_test_init(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, t);
 	t->test = test;
 	kvm_invalidate_gate_init(&t->gate);
+
+	/* The first action runs last, i.e. after those that end the use of @t. */
+	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, mn_test_free, t), 0);
 	test->priv = t;
 	return 0;
 }
@@ -462,7 +473,6 @@ static void mn_test_exit(struct kunit *test)
 		return;
 
 	mn_test_destroy_vm(t);
-	kfree(t);
 }
 
 /*
@@ -717,16 +727,41 @@ static struct mn_test_job *mn_test_run_waiter(struct mn_test *t, mn_test_fn fn, 
 	return job;
 }
 
+/* A task that was preempted isn't asleep, even if it has already set its state. */
+static bool mn_test_is_asleep(struct task_struct *task)
+{
+	/* A race with the scheduler only delays the result. */
+	if (data_race(task_is_runnable(task)))
+		return false;
+
+	/*
+	 * To fall asleep, a task is dequeued, then counted in nvcsw, and then leaves
+	 * the CPU.  Read in that order, the caller reads nvcsw last.
+	 */
+	smp_rmb();
+
+	/* Pairs with finish_task(). */
+	return !smp_load_acquire(&task->on_cpu);
+}
+
 /* How often any of the jobs has fallen asleep so far, i.e. was awake. */
 static unsigned long mn_test_nr_sleeps(struct mn_test_job **jobs, int nr_jobs)
 {
 	unsigned long nr_sleeps = 0;
 	int i;
 
+	/* Give a job that was woken time to run. */
 	usleep_range(MN_TEST_SHORT_US, 2 * MN_TEST_SHORT_US);
-	for (i = 0; i < nr_jobs; i++)
-		if (jobs[i])
-			nr_sleeps += READ_ONCE(jobs[i]->task->nvcsw);
+
+	for (i = 0; i < nr_jobs; i++) {
+		if (!jobs[i])
+			continue;
+
+		/* The gate has listed it before it fell asleep. */
+		KUNIT_EXPECT_TRUE(jobs[i]->t->test,
+				  mn_test_until(mn_test_is_asleep(jobs[i]->task)));
+		nr_sleeps += READ_ONCE(jobs[i]->task->nvcsw);
+	}
 	return nr_sleeps;
 }
 
@@ -1839,7 +1874,7 @@ static void mn_test_##name##_unlock(void *p, int idx)				\
 	unlock_it;								\
 }										\
 										\
-static const struct mn_test_lock_type mn_test_##name = {			\
+static const struct mn_test_lock_type __maybe_unused mn_test_##name = {		\
 	mn_test_##name##_lock, mn_test_##name##_unlock				\
 }
 
@@ -1903,7 +1938,8 @@ static const struct mn_test_lock {
 #ifdef CONFIG_KVM_MMIO
 	MN_TEST_KVM_LOCK(spin, ring_lock),
 #endif
-#ifdef CONFIG_HAVE_KVM_IRQCHIP
+/* arm64's fence waits for CPUs that have interrupts disabled. */
+#if defined(CONFIG_HAVE_KVM_IRQCHIP) && (!defined(CONFIG_ARM64) || defined(CONFIG_PREEMPT_RT))
 	MN_TEST_KVM_LOCK(spin_irq, irqfds.lock),
 #endif
 };
@@ -1997,22 +2033,31 @@ static void test_mn_reapers(struct kunit *test)
 }
 
 /*
- * What the fence calls.
+ * What the fence calls.  If the tests are run by debugfs, the host may have other VMs.
  */
 static void mn_test_trace_fence(void *data, struct kvm *kvm, unsigned int nr_caches)
 {
 	struct mn_test *t = data;
 
+	if (kvm != READ_ONCE(t->kvm))
+		return;
+
 	atomic_inc(&t->nr_fences);
-	if (kvm != t->kvm || nr_caches != MN_TEST_HAS_GPC || !READ_ONCE(kvm->mmu_notifier_fenced))
+	if (nr_caches != MN_TEST_HAS_GPC || !READ_ONCE(kvm->mmu_notifier_fenced))
 		t->wrong_fence = true;
 }
 
+/*
+ * The tracepoint doesn't have the VM, and other VMs can have the same addresses.  But
+ * the test and its jobs use the mm of its VM, and no other task does.
+ */
 static void mn_test_trace_unmap(void *data, unsigned long start, unsigned long end)
 {
 	struct mn_test *t = data;
+	struct mm_struct *mm = READ_ONCE(t->mm);
 
-	atomic_inc(&t->nr_unmaps);
+	if (mm && mm == current->mm)
+		atomic_inc(&t->nr_unmaps);
 }
 
 static void mn_test_untrace(void *data)
@@ -2066,14 +2111,23 @@ static void mn_test_fence_guest(struct kunit *test)
 	mn_test_expect_counts(t);
 }
 
-static struct mn_test *mn_test_reclaim_test;
-
 static void mn_test_reclaimed(struct kvm *kvm)
 {
-	struct mn_test *t = mn_test_reclaim_test;
+	struct kunit *test = kunit_get_current_test();
+	struct mn_test *t = test ? test->priv : NULL;
+
+	/*
+	 * Other VMs need the real one.  Their tasks must not look for the test, as it
+	 * doesn't wait for them when it ends.
+	 */
+	if (!t || kvm != t->kvm) {
+		if (kvm_x86_ops.guest_memory_reclaimed)
+			kvm_x86_ops.guest_memory_reclaimed(kvm);
+		return;
+	}
 
 	atomic_inc(&t->nr_reclaims);
-	if (kvm != t->kvm || READ_ONCE(t->vcpu->mode) != OUTSIDE_GUEST_MODE ||
+	if (READ_ONCE(t->vcpu->mode) != OUTSIDE_GUEST_MODE ||
 	    !kvm_test_request(KVM_REQ_VM_DEAD, t->vcpu) || !READ_ONCE(kvm->gpc_closed) ||
 	    READ_ONCE(kvm->mmu_notifier_fenced))
 		t->wrong_reclaim = true;
@@ -2093,7 +2147,6 @@ static void test_mn_fence_reclaims(struct kunit *test)
 	struct mn_test *t = test->priv;
 
 	mn_test_create_vm_to_fence(test);
-	mn_test_reclaim_test = t;
 	static_call_update(kvm_x86_guest_memory_reclaimed, mn_test_reclaimed);
 	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, mn_test_restore_reclaim, NULL), 0);
 
@@ -2166,7 +2219,7 @@ static void test_mn_fence_page_fault(struct kunit *test)
 #endif /* CONFIG_X86 */
 
 #ifdef CONFIG_RISCV
-#define MN_TEST_VALUE		0x1122334455667788
+#define MN_TEST_VALUE		0x11223344UL
 
 /* Map the page into the guest, as if by a page fault. */
 static int mn_test_map(struct mn_test *t, struct kvm_gstage_mapping *map)
@@ -2217,7 +2270,7 @@ static void mn_test_create_vm_to_map(struct kunit *test)
 
 	mn_test_create_vm_to_fence(test);
 	mem.userspace_addr = t->hva;
-	KUNIT_ASSERT_EQ(test, put_user(MN_TEST_VALUE, (u64 __user *)t->hva), 0);
+	KUNIT_ASSERT_EQ(test, put_user(MN_TEST_VALUE, (unsigned long __user *)t->hva), 0);
 	KUNIT_ASSERT_EQ(test, kvm_vm_ioctl_set_memory_region(t->kvm, &mem), 0);
 }
 
@@ -2418,6 +2471,31 @@ static void test_mn_fence_page_fault(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
 	KUNIT_EXPECT_EQ(test, mn_test_page_fault(t), 1);
 	KUNIT_EXPECT_FALSE(test, mn_test_is_mapped(t));
+}
+
+/* Any CPU may have walks in progress that were started by a guest. */
+static int mn_test_irqs_off(struct mn_test *t)
+{
+	bool kicked, early;
+
+	local_irq_disable();
+	WRITE_ONCE(t->go, true);
+
+	kicked = mn_test_spin_until(kvm_test_request(KVM_REQ_VM_DEAD, t->vcpu),
+				    MN_TEST_TIMEOUT_US);
+	early = mn_test_is_early(t);
+
+	local_irq_enable();
+
+	return !kicked ? -ETIMEDOUT : early ? -EBUSY : 0;
+}
+
+static void test_mn_fence_waits_for_cpus(struct kunit *test)
+{
+	if (!has_vhe())
+		kunit_skip(test, "exits of the guest complete its walks without VHE");
+
+	mn_test_fence(test, mn_test_irqs_off);
 }
 
 /* A task that cleans caches because of a mapping. */
@@ -2689,16 +2767,17 @@ static struct kunit_case mn_test_cases[] = {
 	KUNIT_CASE(test_mn_fence_hlv),
 	KUNIT_CASE(test_mn_hlv_mode),
 #endif
+	KUNIT_CASE(test_mn_fence_run),
+	KUNIT_CASE_PARAM(test_mn_fence_ioctl, mn_test_ioctl_gen_params),
+	KUNIT_CASE(test_mn_not_reaped),
 #ifdef CONFIG_ARM64
 	KUNIT_CASE(test_mn_fence_refused),
 	KUNIT_CASE(test_mn_fence_page_fault),
+	KUNIT_CASE(test_mn_fence_waits_for_cpus),
 	KUNIT_CASE(test_mn_fence_waits_for_cleaner),
 	KUNIT_CASE_PARAM(test_mn_clean_locks, mn_test_clean_gen_params),
 	KUNIT_CASE_PARAM(test_mn_fence_cleans_nothing, mn_test_clean_gen_params),
 #endif
-	KUNIT_CASE(test_mn_fence_run),
-	KUNIT_CASE_PARAM(test_mn_fence_ioctl, mn_test_ioctl_gen_params),
-	KUNIT_CASE(test_mn_not_reaped),
 	{}
 };
 

@@ -166,6 +166,9 @@ static int xen_test_init(struct kunit *test)
 		KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, xen_test_free, page), 0);
 		t->pages[i] = page;
 	}
+	kvm->gpc_filter = kunit_kzalloc(test, BIT(KVM_GPC_FILTER_ORDER) / BITS_PER_BYTE,
+					GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, kvm->gpc_filter);
 	KUNIT_ASSERT_EQ(test, init_srcu_struct(&kvm->srcu), 0);
 
 	t->test = test;
@@ -526,13 +529,6 @@ static void test_xen_runstate_update_flag(struct kunit *test)
 	unsigned long end = jiffies + XEN_TEST_TIMEOUT;
 	int i, cpu, page[2], pos[2] = { layout->offset + 8, layout->offset + 16 };
 
-	migrate_disable();
-	cpu = cpumask_any_but(cpu_online_mask, smp_processor_id());
-	if (cpu >= nr_cpu_ids) {
-		migrate_enable();
-		kunit_skip(test, "needs two CPUs");
-	}
-
 	for (i = 0; i < 2; i++)
 		page[i] = pos[i] < PAGE_SIZE ? XEN_RUNSTATE : XEN_RUNSTATE2;
 	t->entry_time = xen_test_addr(t, page[0]) + offset_in_page(pos[0]);
@@ -542,6 +538,13 @@ static void test_xen_runstate_update_flag(struct kunit *test)
 	t->kvm->arch.xen.runstate_update_flag = true;
 	kvm_xen_update_runstate(t->vcpu, RUNSTATE_running, false);
 	xen_test_set_runstate(t, xen_test_gpa(XEN_RUNSTATE) + layout->offset);
+
+	migrate_disable();
+	cpu = cpumask_any_but(cpu_online_mask, smp_processor_id());
+	if (cpu >= nr_cpu_ids) {
+		migrate_enable();
+		kunit_skip(test, "needs two CPUs");
+	}
 
 	xen_test_create_task(t, xen_test_guest, cpu);
 	if (!t->task)

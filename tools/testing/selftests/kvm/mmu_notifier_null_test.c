@@ -24,6 +24,7 @@
 static int run_vm(void)
 {
 	struct kvm_vm *vm = vm_create_barebones();
+	u64 nr_pages = vm_calc_num_guest_pages(vm->mode, getpagesize());
 	char *null;
 
 	null = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE,
@@ -39,7 +40,7 @@ static int run_vm(void)
 	TEST_ASSERT(!mprotect(null, getpagesize(), PROT_READ),
 		    "mprotect() failed: %s", strerror(errno));
 
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, MEM_GPA, MEM_SLOT, 1, 0);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, MEM_GPA, MEM_SLOT, nr_pages, 0);
 	kvm_vm_free(vm);
 
 	return KSFT_PASS;

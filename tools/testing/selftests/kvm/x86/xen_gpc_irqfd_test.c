@@ -31,7 +31,7 @@
 #define UPCALL_VECTOR		0xf3
 #define EVTCHN_PORT		197
 
-/* Time for what KVM, or the guest, has to do, or must not do. */
+/* Time for the guest to halt, and for what KVM must not do. */
 #define SETTLE_MS		300
 
 enum {
@@ -84,7 +84,7 @@ struct xen_vm {
 	struct kvm_vcpu *vcpu;
 	struct xen_shared_info *si;
 	struct xen_vcpu_info *vi;
-	int eventfd;
+	struct xen_irqfd irqfd;
 };
 
 static void set_shared_info(struct kvm_vm *vm, u64 gfn)
@@ -96,8 +96,6 @@ static void set_shared_info(struct kvm_vm *vm, u64 gfn)
 static void create_vm(struct xen_vm *x, void *guest_code,
 		      enum vm_mem_backing_src_type src_type, void *image)
 {
-	struct xen_irqfd irqfd = { .eventfd = x->eventfd, .port = EVTCHN_PORT };
-
 	x->vm = vm_create_with_one_vcpu(&x->vcpu, guest_code);
 	vm_install_exception_handler(x->vm, UPCALL_VECTOR, evtchn_handler);
 
@@ -113,7 +111,9 @@ static void create_vm(struct xen_vm *x, void *guest_code,
 	xen_vm_set_attr(x->vm, KVM_XEN_ATTR_TYPE_UPCALL_VECTOR, UPCALL_VECTOR);
 	set_shared_info(x->vm, SHINFO_GPA / PAGE_SIZE);
 	xen_vcpu_set_attr(x->vcpu, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO, VCPU_INFO_GPA);
-	xen_vm_assign_irqfds(x->vm, &irqfd, 1);
+
+	x->irqfd.port = EVTCHN_PORT;
+	xen_vm_assign_irqfds(x->vm, &x->irqfd, 1);
 }
 
 static void settle(void)
@@ -122,12 +122,19 @@ static void settle(void)
 }
 
 /* Drop the mapping of shared_info, or of both pages, but not the contents. */
-static void raise_event(struct xen_vm *x, int nr_pages)
+static void drop_pages(struct xen_vm *x, int nr_pages)
 {
 	kvm_madvise(x->si, nr_pages * PAGE_SIZE, MADV_DONTNEED);
-	TEST_ASSERT_EQ(eventfd_write(x->eventfd, 1), 0);
-	/* KVM has to find shared_info inaccessible.  There's no event to wait for. */
-	settle();
+}
+
+/*
+ * Raise the event while shared_info isn't accessible, and wait until KVM has noticed that.
+ * KVM queues work to deliver the event, and deassigning the irqfd waits for the work.
+ */
+static void raise_event(struct xen_vm *x)
+{
+	TEST_ASSERT_EQ(eventfd_write(x->irqfd.eventfd, 1), 0);
+	xen_vm_deassign_irqfds(x->vm, &x->irqfd, 1);
 }
 
 static void expect_sync(struct kvm_vcpu *vcpu, u64 stage)
@@ -152,14 +159,14 @@ FIXTURE(xen_irqfd) {
 
 FIXTURE_SETUP(xen_irqfd)
 {
-	self->x.eventfd = kvm_new_eventfd();
+	self->x.irqfd.eventfd = kvm_new_eventfd();
 }
 
 FIXTURE_TEARDOWN(xen_irqfd)
 {
 	if (self->x.vm)
 		kvm_vm_free(self->x.vm);
-	kvm_free_fd(self->x.eventfd);
+	kvm_free_fd(self->x.irqfd.eventfd);
 }
 
 /* The vCPU enters the guest. */
@@ -169,7 +176,8 @@ TEST_F_TIMEOUT(xen_irqfd, enter, TEST_TIMEOUT_SEC)
 
 	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
 	run_to(x->vcpu, SYNC_READY);
-	raise_event(x, NR_PAGES);
+	drop_pages(x, NR_PAGES);
+	raise_event(x);
 	run_to(x->vcpu, SYNC_EVENT);
 }
 
@@ -180,7 +188,8 @@ TEST_F_TIMEOUT(xen_irqfd, immediate_exit, TEST_TIMEOUT_SEC)
 
 	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
 	run_to(x->vcpu, SYNC_READY);
-	raise_event(x, NR_PAGES);
+	drop_pages(x, NR_PAGES);
+	raise_event(x);
 
 	vcpu_run_complete_io(x->vcpu);
 	EXPECT_TRUE(xen_test_port(x->si->evtchn_pending, EVTCHN_PORT));
@@ -193,7 +202,7 @@ TEST_F_TIMEOUT(xen_irqfd, immediate_exit, TEST_TIMEOUT_SEC)
 /* Restore the VM from its memory, after all other state was saved. */
 static void restore(struct xen_vm *x)
 {
-	struct xen_vm restored = { .eventfd = x->eventfd };
+	struct xen_vm restored = { .irqfd = x->irqfd };
 	u8 image[NR_PAGES * PAGE_SIZE];
 
 	memcpy(image, x->si, sizeof(image));
@@ -214,7 +223,8 @@ TEST_F_TIMEOUT(xen_irqfd, save_restore, TEST_TIMEOUT_SEC)
 
 	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
 	run_to(x->vcpu, SYNC_READY);
-	raise_event(x, NR_PAGES);
+	drop_pages(x, NR_PAGES);
+	raise_event(x);
 
 	vcpu_ioctl(x->vcpu, KVM_XEN_VCPU_GET_ATTR, &attr);
 	EXPECT_EQ(attr.u.gpa, VCPU_INFO_GPA);
@@ -233,8 +243,7 @@ TEST_F_TIMEOUT(xen_irqfd, save_mp_state, TEST_TIMEOUT_SEC)
 	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
 	run_to(x->vcpu, SYNC_READY);
 	vm_mem_region_set_flags(x->vm, XEN_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
-	TEST_ASSERT_EQ(eventfd_write(x->eventfd, 1), 0);
-	settle();
+	raise_event(x);
 
 	vcpu_mp_state_get(x->vcpu, &mp_state);
 	EXPECT_TRUE(xen_test_port(x->si->evtchn_pending, EVTCHN_PORT));
@@ -248,7 +257,8 @@ TEST_F_TIMEOUT(xen_irqfd, deactivate, TEST_TIMEOUT_SEC)
 
 	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
 	run_to(x->vcpu, SYNC_READY);
-	raise_event(x, NR_PAGES);
+	drop_pages(x, NR_PAGES);
+	raise_event(x);
 
 	set_shared_info(x->vm, KVM_XEN_INVALID_GFN);
 	set_shared_info(x->vm, SHINFO_GPA / PAGE_SIZE);
@@ -293,7 +303,8 @@ TEST_F_TIMEOUT(xen_irqfd, halted, TEST_TIMEOUT_SEC)
 	pthread_t thread;
 
 	halt_vcpu(x, &thread);
-	raise_event(x, 1);
+	drop_pages(x, 1);
+	raise_event(x);
 	join(thread);
 	expect_sync(x->vcpu, SYNC_EVENT);
 	run_to(x->vcpu, SYNC_EVENT);
@@ -307,7 +318,8 @@ TEST_F_TIMEOUT(xen_irqfd, halted_masked, TEST_TIMEOUT_SEC)
 
 	halt_vcpu(x, &thread);
 	x->si->evtchn_mask[EVTCHN_PORT / 64] = BIT_ULL(EVTCHN_PORT % 64);
-	raise_event(x, 1);
+	drop_pages(x, 1);
+	raise_event(x);
 	EXPECT_TRUE(wait_for(xen_test_port(x->si->evtchn_pending, EVTCHN_PORT)));
 	settle();
 	EXPECT_EQ(x->vi->evtchn_pending_sel, 0);
@@ -323,7 +335,7 @@ static void __noreturn run_stuck_vm(bool *ready, int eventfd, bool uffd_first)
 {
 	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
 	struct uffdio_api api = { .api = UFFD_API };
-	struct xen_vm x = { .eventfd = eventfd };
+	struct xen_vm x = { .irqfd.eventfd = eventfd };
 	int uffd = -1;
 
 	if (uffd_first)
@@ -338,7 +350,13 @@ static void __noreturn run_stuck_vm(bool *ready, int eventfd, bool uffd_first)
 	    ioctl(uffd, UFFDIO_REGISTER, &reg))
 		_exit(KSFT_SKIP);
 
-	raise_event(&x, 1);
+	/*
+	 * Don't deassign the irqfd.  That would hang if KVM tried to fault in shared_info.
+	 * Give KVM the time to do so, before the process is killed.
+	 */
+	drop_pages(&x, 1);
+	TEST_ASSERT_EQ(eventfd_write(eventfd, 1), 0);
+	settle();
 	WRITE_ONCE(*ready, true);
 	for (;;)
 		pause();
@@ -346,7 +364,7 @@ static void __noreturn run_stuck_vm(bool *ready, int eventfd, bool uffd_first)
 
 static void __noreturn run_other_vm(void)
 {
-	struct xen_vm x = { .eventfd = kvm_new_eventfd() };
+	struct xen_vm x = { .irqfd.eventfd = kvm_new_eventfd() };
 
 	create_vm(&x, guest_run, VM_MEM_SRC_ANONYMOUS, NULL);
 	kvm_vm_free(x.vm);

@@ -25,7 +25,7 @@
  * events may be lost too, but events that are raised afterwards must not be.
  *
  * Options, in addition to those of the harness: "-D seconds" sets how long each of
- * the tests takes, "-S seed" sets the seed of all random numbers.
+ * the tests takes, at most a day, "-S seed" sets the seed of all random numbers.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -165,7 +165,16 @@ static u32 xen_caps;
 #define NR_SENDERS		64
 #define NR_SENDS		50
 
-#define TEST_TIMEOUT_SEC	120
+#define MAX_PHASE_SEC		(24 * 3600)
+
+/*
+ * More than the sum of EXTRA_NS and all waits of a test, so that the test can print what
+ * it has waited for.
+ */
+#define WAITS_TIMEOUT_SEC	(12 * WAIT_TIMEOUT_SEC)
+
+/* The harness needs a constant.  set_timeout() sets the timeout that depends on "-D". */
+#define TEST_TIMEOUT_SEC	(MAX_PHASE_SEC + 2 * WAITS_TIMEOUT_SEC)
 
 /*
  * If an event may be lost, raise it again when it wasn't seen for this long, or for
@@ -1044,6 +1053,20 @@ static long read_number(const char *path, const char *key)
 	return number;
 }
 
+static bool write_number(const char *path, long number)
+{
+	int fd, r;
+
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return false;
+
+	r = dprintf(fd, "%ld", number);
+	close(fd);
+
+	return r > 0;
+}
+
 static int op_swap(struct stress *stress)
 {
 	kvm_madvise(stress->mem, NR_PAGES * PAGE_SIZE, MADV_PAGEOUT);
@@ -1126,6 +1149,12 @@ static void run_stress(struct __test_metadata *_metadata, struct stress *stress,
 	ksft_print_msg("%lu operations, %lu of which did something, interrupts by %s\n",
 		       nr_ops, nr_done, use_lapic ? "local APIC" : "global vector");
 	finish_stress(_metadata, stress);
+}
+
+/* Kill the test if it hangs. */
+static void set_timeout(void)
+{
+	alarm(phase_ns / NSEC_PER_SEC + WAITS_TIMEOUT_SEC);
 }
 
 static void stress_init(struct stress *stress)
@@ -1249,43 +1278,68 @@ FIXTURE_VARIANT_ADD(stress, shared_info) {
 
 #define KSM_DIR			"/sys/kernel/mm/ksm/"
 
-/* Have KSM run without pauses, or restore its settings. */
-static void set_ksm(bool on)
+/* Have KSM run without pauses. */
+static const struct {
+	const char *path;
+	long value;
+} ksm_settings[] = {
+	{ KSM_DIR "smart_scan", 0 },
+	{ KSM_DIR "sleep_millisecs", 0 },
+	{ KSM_DIR "pages_to_scan", 1000 },
+	{ KSM_DIR "run", 1 },
+};
+
+static long saved_ksm_settings[ARRAY_SIZE(ksm_settings)];
+
+static void save_ksm(void)
 {
-	static const struct {
-		const char *path;
-		const char *value;
-	} settings[] = {
-		{ KSM_DIR "smart_scan", "0" },
-		{ KSM_DIR "sleep_millisecs", "0" },
-		{ KSM_DIR "pages_to_scan", "1000" },
-		{ KSM_DIR "run", "1" },
-	};
-	static char saved[ARRAY_SIZE(settings)][16];
-	int fd, i;
+	int i;
 
-	for (i = 0; i < ARRAY_SIZE(settings); i++) {
-		const char *value = on ? settings[i].value : saved[i];
+	for (i = 0; i < ARRAY_SIZE(ksm_settings); i++)
+		saved_ksm_settings[i] = read_number(ksm_settings[i].path, "");
+}
 
-		fd = open(settings[i].path, O_RDWR);
-		TEST_ASSERT(fd >= 0 && (!on || read(fd, saved[i], sizeof(saved[i]) - 1) > 0) &&
-			    pwrite(fd, value, strlen(value), 0) == strlen(value),
-			    "Failed to set %s", settings[i].path);
-		close(fd);
+/* Returns the path of a setting that can't be changed, or NULL. */
+static const char *set_ksm(void)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(ksm_settings); i++) {
+		if (!write_number(ksm_settings[i].path, ksm_settings[i].value))
+			return ksm_settings[i].path;
+	}
+
+	return NULL;
+}
+
+/* Leave alone what isn't as set_ksm() has set it, e.g. what a KSM advisor changes. */
+static void restore_ksm(void)
+{
+	const char *path;
+	long saved;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(ksm_settings); i++) {
+		path = ksm_settings[i].path;
+		saved = saved_ksm_settings[i];
+
+		if (saved != ksm_settings[i].value &&
+		    read_number(path, "") == ksm_settings[i].value &&
+		    !write_number(path, saved))
+			ksft_print_msg("Failed to restore %s: %s\n", path, strerror(errno));
 	}
 }
 
 FIXTURE_SETUP(stress)
 {
+	set_timeout();
 	stress_init(&self->stress);
-	if (variant->op == op_ksm && !access(KSM_DIR "run", W_OK))
-		set_ksm(true);
 }
 
 FIXTURE_TEARDOWN(stress)
 {
-	if (variant->op == op_ksm && !access(KSM_DIR "run", W_OK))
-		set_ksm(false);
+	if (variant->op == op_ksm)
+		restore_ksm();
 	stress_cleanup(&self->stress);
 }
 
@@ -1303,23 +1357,51 @@ static bool has_thp_collapse(void)
 	return r;
 }
 
+/* The nodes that op_migrate() uses may have no memory, or not be allowed. */
+static bool can_migrate(void)
+{
+	int node, status;
+	long r = 0;
+	void *mem;
+
+	mem = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	memset(mem, 1, PAGE_SIZE);
+	for (node = 0; node < 2 && !r; node++)
+		r = move_pages(0, 1, &mem, &node, &status, MPOL_MF_MOVE);
+	kvm_munmap(mem, PAGE_SIZE);
+
+	/* Without an error, it's the number of pages that couldn't be moved. */
+	if (r > 0)
+		errno = EBUSY;
+	return !r;
+}
+
 TEST_F_TIMEOUT(stress, stress, TEST_TIMEOUT_SEC)
 {
+	const char *path;
+
 	if (variant->backing == BACKING_THP && !has_thp_collapse())
 		SKIP(return, "Can't collapse memory into a huge page: %s", strerror(errno));
-
-	if (variant->op == op_ksm && access(KSM_DIR "run", W_OK))
-		SKIP(return, "KSM is not available: %s", strerror(errno));
 
 	if (variant->op == op_swap && !read_number("/proc/meminfo", "SwapTotal:"))
 		SKIP(return, "There is no swap");
 
-	if (variant->op == op_migrate && !is_multi_numa_node_system())
-		SKIP(return, "There is one NUMA node only, numa=fake=2 makes two of it");
+	if (variant->op == op_migrate) {
+		if (!is_multi_numa_node_system())
+			SKIP(return, "There is one NUMA node only, numa=fake=2 makes two of it");
+		if (!can_migrate())
+			SKIP(return, "Can't move a page to nodes 0 and 1: %s", strerror(errno));
+	}
 
 	if (variant->op == op_shared_info &&
 	    !(xen_caps & KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA))
 		SKIP(return, "KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA is not supported");
+
+	if (variant->op == op_ksm) {
+		path = set_ksm();
+		if (path)
+			SKIP(return, "Can't set %s: %s", path, strerror(errno));
+	}
 
 	if (variant->backing == BACKING_MEMFD)
 		create_memfd(&self->stress);
@@ -1436,6 +1518,7 @@ FIXTURE_VARIANT_ADD(stress_exit, reap_anon) {
 
 FIXTURE_SETUP(stress_exit)
 {
+	set_timeout();
 	stress_init(&self->stress);
 	self->control = kvm_mmap(sizeof(*self->control), PROT_READ | PROT_WRITE,
 				 MAP_SHARED | MAP_ANONYMOUS, -1);
@@ -1548,19 +1631,28 @@ TEST_F_TIMEOUT(stress_exit, stress_exit, TEST_TIMEOUT_SEC)
 int main(int argc, char *argv[])
 {
 	int i, nr_args = 1;
+	u32 seconds;
 
 	/* Everything but "-D seconds" and "-S seed" is for the harness. */
 	for (i = 1; i < argc; i++) {
-		if (!strcmp(argv[i], "-D") && i + 1 < argc)
-			phase_ns = atoi_positive("Number of seconds", argv[++i]) * 1000000000LL;
-		else if (!strcmp(argv[i], "-S") && i + 1 < argc)
+		if (!strcmp(argv[i], "-D") && i + 1 < argc) {
+			seconds = atoi_positive("Number of seconds", argv[++i]);
+			TEST_ASSERT(seconds <= MAX_PHASE_SEC,
+				    "Number of seconds must be at most %u", MAX_PHASE_SEC);
+			phase_ns = seconds * NSEC_PER_SEC;
+		} else if (!strcmp(argv[i], "-S") && i + 1 < argc) {
 			kvm_random_seed = strtoul(argv[++i], NULL, 0);
-		else
+		} else {
 			argv[nr_args++] = argv[i];
+		}
 	}
 	argv[nr_args] = NULL;
 
 	xen_caps = xen_require_caps();
+
+	/* A test that dies skips FIXTURE_TEARDOWN(), and the harness doesn't return. */
+	save_ksm();
+	atexit(restore_ksm);
 
 	return test_harness_run(nr_args, argv);
 }

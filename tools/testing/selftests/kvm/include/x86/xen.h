@@ -60,6 +60,7 @@ void xen_vm_init(struct kvm_vm *vm);
 void xen_vm_set_attr(struct kvm_vm *vm, u16 type, u64 value);
 void xen_vm_set_ipi(struct kvm_vm *vm, u32 vcpu, u32 port);
 void xen_vm_assign_irqfds(struct kvm_vm *vm, const struct xen_irqfd *irqfds, int nr);
+void xen_vm_deassign_irqfds(struct kvm_vm *vm, const struct xen_irqfd *irqfds, int nr);
 int __xen_vm_send_event(struct kvm_vm *vm, u32 vcpu, u32 port);
 void xen_vm_send_event(struct kvm_vm *vm, u32 vcpu, u32 port);
 void xen_vcpu_set_attr(struct kvm_vcpu *vcpu, u16 type, u64 value);

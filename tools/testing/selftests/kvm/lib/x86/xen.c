@@ -95,6 +95,18 @@ void xen_vm_assign_irqfds(struct kvm_vm *vm, const struct xen_irqfd *irqfds, int
 		kvm_assign_irqfd(vm, FIRST_GSI + i, irqfds[i].eventfd);
 }
 
+/*
+ * Returns when KVM has handled all events that were raised by @irqfds, which must be
+ * in the order of xen_vm_assign_irqfds().
+ */
+void xen_vm_deassign_irqfds(struct kvm_vm *vm, const struct xen_irqfd *irqfds, int nr)
+{
+	int i;
+
+	for (i = 0; i < nr; i++)
+		kvm_deassign_irqfd(vm, FIRST_GSI + i, irqfds[i].eventfd);
+}
+
 int __xen_vm_send_event(struct kvm_vm *vm, u32 vcpu, u32 port)
 {
 	struct kvm_irq_routing_xen_evtchn event = {
