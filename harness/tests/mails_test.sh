@@ -42,7 +42,7 @@ git_am()
 	rev=$("$ROOT/harness/queue" rev series) &&
 		git -C "$BUILD/src" worktree add -qf --no-checkout --detach "$tree" base &&
 		git -C "$tree" read-tree HEAD &&
-		git -C "$tree" -c user.name=am -c user.email=am am -q -3 --empty=drop "${mails[@]}" &&
+		git -C "$tree" -c user.name=am -c user.email=am am -q --empty=drop "${mails[@]}" &&
 		git -C "$tree" diff --exit-code --stat HEAD "$rev"
 }
 
