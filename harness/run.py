@@ -225,7 +225,7 @@ class Scenario:
         folder, found, _ = self.test.partition("/")
         if self.arch and ARCH not in self.arch or found and folder != FOLDER:
             return f"not for {ARCH}"
-        return self.not_on.get(flavour.split("-")[0], "")
+        return self.not_on.get(flavour.split("-")[0], "") or self.not_on.get(ARCH, "")
 
     def customized(self):
         """As the environment wants it."""
