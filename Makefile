@@ -70,12 +70,13 @@ vm:
 shell: deps
 	@$(H)/vm --shell
 selftest: deps
-	@run=$$($(H)/run.py --path "$(TEST)") && RUN=$$run $(H)/vm
+	@run=$$($(H)/run.py --path "$(TEST)") && RUN=$$run exec $(H)/vm
 kunit: deps
 	@$(H)/run.py -v kunit
 litmus: base
 	@$(H)/litmus
 clean:
+	@[ -z "$(BUILD)" ] || { echo "BUILD=$(BUILD): remove it by hand" >&2; exit 1; }
 	@[ -z "$(wildcard build/linux build/stable-*/linux)" ] || [ -n "$(FORCE)" ] || \
 		{ echo "build/linux may have work of yours: make refresh takes it back, FORCE=1 removes it" >&2; exit 1; }
 	@rm -rf build out out.new .patches.new

@@ -102,18 +102,23 @@ find_qemu()
 	qemu_version=$("${qemu[@]}" --version 2>/dev/null | grep -m 1 -oP 'version \K[0-9.]+') || true
 	[ -n "$qemu_version" ] || die "${qemu[0]} does not run: set QEMU=, or run 'make deps'"
 	[ "$tcg" != auto ] || { [ "${qemu_version%%.*}" -ge 10 ] && tcg=multi; } || tcg=single
+	[ -z "${ICOUNT:-}" ] || tcg=single
 }
 
 # heading TARGET: the first lines of a table in results/. The tree is all that matters
-# for a result, i.e. results/ itself and the README are not among it.
+# for a result, i.e. results/ itself and the README are not among it; what is in no commit is.
 heading()
 {
-	local tree with="nothing is run"
+	local tree name with="nothing is run"
 
-	tree=$(git -C "$ROOT" ls-tree HEAD | grep -v -e $'\tresults$' -e $'\tREADME.md$' |
-		git -C "$ROOT" hash-object --stdin)
+	tree=$(cd "$ROOT" && export GIT_INDEX_FILE="$BUILD/index" &&
+		git read-tree HEAD && git add -u && git ls-tree "$(git write-tree)" |
+		grep -v -e $'\tresults$' -e $'\tREADME.md$' | git hash-object --stdin)
 	set_arch
 	[ "$ARCH" = loongarch64 ] || { find_qemu; with="QEMU $qemu_version, TCG: $tcg"; }
+	for name in CPUS MEM APPEND ARGS TIMEOUT; do
+		[ -z "${!name:-}" ] || with+="; $name=${!name}"
+	done
 	echo "# $(date +%F): make $1, $(git -C "$ROOT" describe --always --dirty), tree ${tree:0:12}"
 	echo "# $("$ROOT/harness/base" --pinned 2>/dev/null)"
 	echo "# $("$compiler" --version | head -n 1); $with"

@@ -13,7 +13,7 @@ In place of scenarios, one of these:
     kselftest         all KVM selftests, base against series: FLAVOUR, NPT=0, ONLY;
                       results/kselftest-FLAVOUR[-nonpt].txt, with ONLY in $BUILD/kselftest
     kvm-unit-tests    the same of KVM-unit-tests: FLAVOUR, ONLY ("nodefault" ones included),
-                      KUT, their tree, with what make standalone has made for x86_64. The
+                      KUT, their tree, in which make standalone was run for x86_64. The
                       installed QEMU runs them; $BUILD/kvm-unit-tests/FLAVOUR.txt
 
 Environment variables: FLAVOUR (rt, see harness/configs), TREE (series, see harness/kernel,
@@ -363,8 +363,8 @@ def selftests(tree, *tests):
     out = BUILD / f"selftests{SUFFIX}" / ("extra" if "+" in tree else tree)
     stamp, top, log = out / "stamp", out / "bin", out / "build.log"
     out.mkdir(parents=True, exist_ok=True)
-    key = command("git", "-C", SRC, "rev-parse", rev(tree) + "^{tree}") + \
-        shell('"$compiler" --version')
+    compiler = shell('"$compiler" --version')
+    key = command("git", "-C", SRC, "rev-parse", rev(tree) + "^{tree}") + compiler
     # That of harness/kernel: $BUILD/src has one tree at a time.
     with open(BUILD / ".lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -378,7 +378,8 @@ def selftests(tree, *tests):
         if not fresh:
             shell(MAKE, log, SRC, f"O={out}/headers", "headers_install",
                   f"INSTALL_HDR_PATH={out}/headers/usr")
-            write(stamp, key)
+            # That of what is there now, which may be newer than rev(tree).
+            write(stamp, command("git", "-C", SRC, "rev-parse", "HEAD^{tree}") + compiler)
         try:
             shell(MAKE, log, SRC / "tools/testing/selftests/kvm", f"OUTPUT={top}",
                   f"-j{os.cpu_count() + 1}", f"KHDR_INCLUDES=-isystem {out}/headers/usr/include",
@@ -395,10 +396,9 @@ def uncompiled(top):
     return set(re.findall(rf"[*]{{3}} \[.*? {re.escape(str(top))}/(\S+?)(?:\.o)?\] Error",
                           read(top.parent / "build.log")))
 
-def program(s, tree):
-    """A scenario's program, by the name that it has in the guest."""
-    path = BUILD / f"programs{SUFFIX}" / s.key
-    path.unlink(missing_ok=True)
+def program(s, tree, folder):
+    """A scenario's program in this folder, by the name that it has in the guest."""
+    path = folder / s.key
     # For KUnit, which runs before init does: nothing is to be done after it.
     write(path, "#!/bin/sh\n")
     path.chmod(0o755)
@@ -414,10 +414,11 @@ class Boot:
 
     def __init__(self, flavour, tree, scenarios, path, overlay=None):
         self.tree, self.first, self.scenarios = tree, scenarios[0], {s.key: s for s in scenarios}
-        self.log, self.out, self.err, over = (
-            Path(f"{path}.{x}") for x in ("log", "out", "err", "overlay"))
+        self.log, self.out, self.err, over, programs = (
+            Path(f"{path}.{x}") for x in ("log", "out", "err", "overlay", "programs"))
         write(self.log, "")
-        shutil.rmtree(over, ignore_errors=True)
+        for folder in over, programs:
+            shutil.rmtree(folder, ignore_errors=True)
         if overlay:
             shutil.copytree(overlay, over, symlinks=True)
         for s in scenarios:
@@ -426,7 +427,7 @@ class Boot:
         timeout = BOOT + sum(s.seconds + GRACE for s in scenarios)
         self.env = self.first.machine() | {
             "TREE": tree, "FLAVOUR": flavour, "LOG": str(self.log), "OVERLAY": str(over), "ARGS": "",
-            "RUN": " ".join(program(s, tree) for s in scenarios),
+            "RUN": " ".join(program(s, tree, programs) for s in scenarios),
             "TIMEOUT": str(self.first.seconds if self.first.kunit else timeout)}
         self.hung, self.ended, self.took = False, False, 0
 
@@ -466,7 +467,10 @@ class Boot:
         found, between = self.kunit() if self.first.kunit else self.programs(), Result("pass")
         of = {s.key: r for s, r in found.items()}
         otherwise = found.get(self.first, between) if len(self.scenarios) == 1 else between
-        for line in said_by([HARNESS / "complaints", self.log], self.env)[1].splitlines():
+        _, lines, error = said_by([HARNESS / "complaints", self.log], self.env)
+        if error:
+            raise Failure(error.strip())
+        for line in lines.splitlines():
             count, kind, text, program = line.split("\t")
             r = of.get(program.removeprefix("after "), otherwise)
             if kind.startswith("known "):
