@@ -1112,8 +1112,8 @@ static void test_gate_wait_killed(struct kunit *test)
 
 	mn_test_enter(t, 0);
 	jobs[0] = mn_test_run_waiter(t, mn_test_gate_wait, 0);
-	jobs[1] = mn_test_run_waiter(t, mn_test_gate_wait, 0);
 	KUNIT_ASSERT_NOT_NULL(test, jobs[0]);
+	jobs[1] = mn_test_run_waiter(t, mn_test_gate_wait, 0);
 	nr_sleeps = mn_test_nr_sleeps(&jobs[1], 1);
 
 	send_sig(SIGKILL, jobs[0]->task, 1);
@@ -1874,7 +1874,7 @@ static void mn_test_##name##_unlock(void *p, int idx)				\
 	unlock_it;								\
 }										\
 										\
-static const struct mn_test_lock_type __maybe_unused mn_test_##name = {		\
+static const struct mn_test_lock_type mn_test_##name = {			\
 	mn_test_##name##_lock, mn_test_##name##_unlock				\
 }
 
@@ -1938,8 +1938,7 @@ static const struct mn_test_lock {
 #ifdef CONFIG_KVM_MMIO
 	MN_TEST_KVM_LOCK(spin, ring_lock),
 #endif
-/* arm64's fence waits for CPUs that have interrupts disabled. */
-#if defined(CONFIG_HAVE_KVM_IRQCHIP) && (!defined(CONFIG_ARM64) || defined(CONFIG_PREEMPT_RT))
+#ifdef CONFIG_HAVE_KVM_IRQCHIP
 	MN_TEST_KVM_LOCK(spin_irq, irqfds.lock),
 #endif
 };
@@ -2060,9 +2059,14 @@ static void mn_test_trace_unmap(void *data, unsigned long start, unsigned long e
 		atomic_inc(&t->nr_unmaps);
 }
 
-static void mn_test_untrace(void *data)
+static void mn_test_untrace_fence(void *data)
 {
 	unregister_trace_kvm_mmu_notifier_fence(mn_test_trace_fence, data);
+	tracepoint_synchronize_unregister();
+}
+
+static void mn_test_untrace_unmap(void *data)
+{
 	unregister_trace_kvm_unmap_hva_range(mn_test_trace_unmap, data);
 	tracepoint_synchronize_unregister();
 }
@@ -2077,8 +2081,9 @@ static void test_mn_fence_trace(struct kunit *test)
 		kunit_skip(test, "needs CONFIG_TRACEPOINTS");
 
 	KUNIT_ASSERT_EQ(test, register_trace_kvm_mmu_notifier_fence(mn_test_trace_fence, t), 0);
+	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, mn_test_untrace_fence, t), 0);
 	KUNIT_ASSERT_EQ(test, register_trace_kvm_unmap_hva_range(mn_test_trace_unmap, t), 0);
-	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, mn_test_untrace, t), 0);
+	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, mn_test_untrace_unmap, t), 0);
 
 	mn_test_fence(test, mn_test_guest);
 	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
@@ -2473,28 +2478,30 @@ static void test_mn_fence_page_fault(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, mn_test_is_mapped(t));
 }
 
-/* Any CPU may have walks in progress that were started by a guest. */
+/*
+ * The CPU that has the vCPU loaded may still have walks in progress that the guest
+ * has started.
+ */
 static int mn_test_irqs_off(struct mn_test *t)
 {
 	bool kicked, early;
 
 	local_irq_disable();
+	WRITE_ONCE(t->vcpu->cpu, smp_processor_id());
 	WRITE_ONCE(t->go, true);
 
 	kicked = mn_test_spin_until(kvm_test_request(KVM_REQ_VM_DEAD, t->vcpu),
 				    MN_TEST_TIMEOUT_US);
 	early = mn_test_is_early(t);
 
+	WRITE_ONCE(t->vcpu->cpu, -1);
 	local_irq_enable();
 
 	return !kicked ? -ETIMEDOUT : early ? -EBUSY : 0;
 }
 
-static void test_mn_fence_waits_for_cpus(struct kunit *test)
+static void test_mn_fence_waits_for_cpu(struct kunit *test)
 {
-	if (!has_vhe())
-		kunit_skip(test, "exits of the guest complete its walks without VHE");
-
 	mn_test_fence(test, mn_test_irqs_off);
 }
 
@@ -2773,7 +2780,7 @@ static struct kunit_case mn_test_cases[] = {
 #ifdef CONFIG_ARM64
 	KUNIT_CASE(test_mn_fence_refused),
 	KUNIT_CASE(test_mn_fence_page_fault),
-	KUNIT_CASE(test_mn_fence_waits_for_cpus),
+	KUNIT_CASE(test_mn_fence_waits_for_cpu),
 	KUNIT_CASE(test_mn_fence_waits_for_cleaner),
 	KUNIT_CASE_PARAM(test_mn_clean_locks, mn_test_clean_gen_params),
 	KUNIT_CASE_PARAM(test_mn_fence_cleans_nothing, mn_test_clean_gen_params),

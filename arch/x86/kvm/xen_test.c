@@ -169,7 +169,6 @@ static int xen_test_init(struct kunit *test)
 	kvm->gpc_filter = kunit_kzalloc(test, BIT(KVM_GPC_FILTER_ORDER) / BITS_PER_BYTE,
 					GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, kvm->gpc_filter);
-	KUNIT_ASSERT_EQ(test, init_srcu_struct(&kvm->srcu), 0);
 
 	t->test = test;
 	t->kvm = kvm;
@@ -195,10 +194,13 @@ static int xen_test_init(struct kunit *test)
 	rcuwait_init(&vcpu->wait);
 	kvm_xen_init_vcpu(vcpu);
 	xa_init(&kvm->vcpu_array);
+	KUNIT_ASSERT_EQ(test, init_srcu_struct(&kvm->srcu), 0);
+
+	/* From now on, xen_test_exit() has something to undo. */
+	test->priv = t;
+
 	KUNIT_ASSERT_EQ(test, xa_err(xa_store(&kvm->vcpu_array, 0, vcpu, GFP_KERNEL)), 0);
 	atomic_set(&kvm->online_vcpus, 1);
-
-	test->priv = t;
 
 	kunit_activate_static_stub(test, hva_to_pfn, xen_test_hva_to_pfn);
 
@@ -220,6 +222,9 @@ static void xen_test_exit(struct kunit *test)
 	kvm_xen_destroy_vm(t->kvm);
 	xa_destroy(&t->kvm->vcpu_array);
 	cleanup_srcu_struct(&t->kvm->srcu);
+
+	/* Before a module that has this suite can be removed. */
+	static_key_deferred_flush(&kvm_xen_enabled);
 
 	for (i = 0; i < XEN_NR_PAGES; i++)
 		KUNIT_EXPECT_EQ(test, page_count(t->pages[i]), 1);
@@ -984,6 +989,7 @@ static void test_xen_irqfd_changes(struct kunit *test)
 	xen_test_defer(t, port);
 	KUNIT_EXPECT_EQ(test, xen_test_set_attr(t, KVM_XEN_ATTR_TYPE_SHARED_INFO,
 						KVM_XEN_INVALID_GFN), 0);
+	xen_test_irqfd(t, port);
 	xen_test_set_shared_info(t);
 	xen_test_inject(t);
 	KUNIT_EXPECT_TRUE(test, xen_test_none_pending(t));

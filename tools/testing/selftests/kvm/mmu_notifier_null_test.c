@@ -26,6 +26,7 @@ static int run_vm(void)
 	struct kvm_vm *vm = vm_create_barebones();
 	u64 nr_pages = vm_calc_num_guest_pages(vm->mode, getpagesize());
 	char *null;
+	int fd;
 
 	null = mmap(NULL, getpagesize(), PROT_READ | PROT_WRITE,
 		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
@@ -39,6 +40,11 @@ static int run_vm(void)
 	WRITE_ONCE(*null, 1);
 	TEST_ASSERT(!mprotect(null, getpagesize(), PROT_READ),
 		    "mprotect() failed: %s", strerror(errno));
+
+	/* If this hangs, the runner must not wait for more output. */
+	fd = open_path_or_exit("/dev/null", O_WRONLY);
+	dup2(fd, STDOUT_FILENO);
+	dup2(fd, STDERR_FILENO);
 
 	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, MEM_GPA, MEM_SLOT, nr_pages, 0);
 	kvm_vm_free(vm);

@@ -5,8 +5,7 @@
  * Any task can mark a VM dead, e.g. a vCPU that gets an SMI but has no memory to
  * save its state to, or the task that reaps the memory of the VM's process.  An
  * ioctl() that another vCPU has already started must fail, and KVM must not treat that
- * as a bug, which would be visible in the kernel log only.  Note, KVM warns at most
- * once per boot.
+ * as a bug, which would be visible in the kernel log only.
  */
 #include <pthread.h>
 
@@ -83,6 +82,18 @@ static bool kill_vm_during_pre_fault(void)
 	return pf.interrupted;
 }
 
+/* KVM warns once.  Have it warn again, if it has already done so. */
+static void clear_warn_once(void)
+{
+	int fd = open("/sys/kernel/debug/clear_warn_once", O_WRONLY);
+
+	if (fd < 0 || write(fd, "1", 1) != 1)
+		ksft_print_msg("Can't clear_warn_once (%s), only the first WARN is found\n",
+			       strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
 int main(void)
 {
 	int kmsg_fd, i, nr_interrupted = 0;
@@ -91,6 +102,8 @@ int main(void)
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_X86_SMM));
 
 	kmsg_fd = open_kmsg();
+	__TEST_REQUIRE(kmsg_fd >= 0, "The kernel log is needed to find a WARN");
+	clear_warn_once();
 
 	for (i = 0; i < NR_ROUNDS; i++)
 		nr_interrupted += kill_vm_during_pre_fault();
