@@ -29,8 +29,9 @@
 
 /*
  * Allow for (very) slow hosts, e.g. nested virtualization on a kernel with
- * lockdep.  All waits are bounded, and end (well) before the harness kills the
- * test, so that the test can clean up.
+ * lockdep.  All waits are bounded, and end (well) before the test harness kills the
+ * test, so that the test can clean up.  The kselftest runner's limit, 120 seconds for
+ * the whole program, can be too low for such hosts, see --override-timeout.
  */
 #define WAIT_TIMEOUT_SEC	60
 #define TEST_TIMEOUT_SEC	300

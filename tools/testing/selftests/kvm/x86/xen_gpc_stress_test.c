@@ -171,7 +171,7 @@ static u32 xen_caps;
  * More than the sum of EXTRA_NS and all waits of a test, so that the test can print what
  * it has waited for.
  */
-#define WAITS_TIMEOUT_SEC	(12 * WAIT_TIMEOUT_SEC)
+#define WAITS_TIMEOUT_SEC	(13 * WAIT_TIMEOUT_SEC)
 
 /* The harness needs a constant.  set_timeout() sets the timeout that depends on "-D". */
 #define TEST_TIMEOUT_SEC	(MAX_PHASE_SEC + 2 * WAITS_TIMEOUT_SEC)
@@ -1357,6 +1357,36 @@ static bool has_thp_collapse(void)
 	return r;
 }
 
+/* There may be no free swap, or none for this cgroup. */
+static bool can_swap(void)
+{
+	void *mem;
+	bool r;
+
+	mem = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	memset(mem, 1, PAGE_SIZE);
+	r = wait_for(!madvise(mem, PAGE_SIZE, MADV_PAGEOUT) &&
+		     read_number("/proc/self/status", "VmSwap:") > 0);
+	kvm_munmap(mem, PAGE_SIZE);
+
+	return r;
+}
+
+/* KSM may have too much other memory to scan. */
+static bool can_merge(void)
+{
+	u8 *mem;
+	bool r;
+
+	mem = kvm_mmap(2 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	memset(mem, 1, 2 * PAGE_SIZE);
+	kvm_madvise(mem, 2 * PAGE_SIZE, MADV_MERGEABLE);
+	r = wait_for(read_number("/proc/self/ksm_merging_pages", "") > 0);
+	kvm_munmap(mem, 2 * PAGE_SIZE);
+
+	return r;
+}
+
 /* The nodes that op_migrate() uses may have no memory, or not be allowed. */
 static bool can_migrate(void)
 {
@@ -1383,8 +1413,8 @@ TEST_F_TIMEOUT(stress, stress, TEST_TIMEOUT_SEC)
 	if (variant->backing == BACKING_THP && !has_thp_collapse())
 		SKIP(return, "Can't collapse memory into a huge page: %s", strerror(errno));
 
-	if (variant->op == op_swap && !read_number("/proc/meminfo", "SwapTotal:"))
-		SKIP(return, "There is no swap");
+	if (variant->op == op_swap && !can_swap())
+		SKIP(return, "Can't swap out a page");
 
 	if (variant->op == op_migrate) {
 		if (!is_multi_numa_node_system())
@@ -1401,6 +1431,9 @@ TEST_F_TIMEOUT(stress, stress, TEST_TIMEOUT_SEC)
 		path = set_ksm();
 		if (path)
 			SKIP(return, "Can't set %s: %s", path, strerror(errno));
+		if (!can_merge())
+			SKIP(return, "KSM doesn't merge two pages within %d seconds",
+			     WAIT_TIMEOUT_SEC);
 	}
 
 	if (variant->backing == BACKING_MEMFD)
@@ -1650,9 +1683,13 @@ int main(int argc, char *argv[])
 
 	xen_caps = xen_require_caps();
 
-	/* A test that dies skips FIXTURE_TEARDOWN(), and the harness doesn't return. */
+	/*
+	 * A test that dies skips FIXTURE_TEARDOWN(), and the harness doesn't return.
+	 * The runner ends tests that take too long by SIGTERM.
+	 */
 	save_ksm();
 	atexit(restore_ksm);
+	signal(SIGTERM, exit);
 
 	return test_harness_run(nr_args, argv);
 }
