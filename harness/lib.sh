@@ -112,7 +112,7 @@ heading()
 	local tree name with="nothing is run"
 
 	tree=$(cd "$ROOT" && export GIT_INDEX_FILE="$BUILD/index" &&
-		git read-tree HEAD && git add -u && git ls-tree "$(git write-tree)" |
+		git read-tree HEAD && git add -A && git ls-tree "$(git write-tree)" |
 		grep -v -e $'\tresults$' -e $'\tREADME.md$' | git hash-object --stdin)
 	set_arch
 	[ "$ARCH" = loongarch64 ] || { find_qemu; with="QEMU $qemu_version, TCG: $tcg"; }

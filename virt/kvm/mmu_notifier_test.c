@@ -2488,7 +2488,8 @@ static int mn_test_irqs_off(struct mn_test *t)
 
 	local_irq_disable();
 	WRITE_ONCE(t->vcpu->cpu, smp_processor_id());
-	WRITE_ONCE(t->go, true);
+	/* Whoever sees @go, and then reaps, sees the CPU. */
+	smp_store_release(&t->go, true);
 
 	kicked = mn_test_spin_until(kvm_test_request(KVM_REQ_VM_DEAD, t->vcpu),
 				    MN_TEST_TIMEOUT_US);
