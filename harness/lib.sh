@@ -106,13 +106,14 @@ find_qemu()
 }
 
 # heading TARGET: the first lines of a table in results/. The tree is all that matters
-# for a result, i.e. results/ itself and the README are not among it; what is in no commit is.
+# for a result, i.e. results/ itself and the README are not among it. Changes that are in no
+# commit are, but not new files.
 heading()
 {
 	local tree name with="nothing is run"
 
 	tree=$(cd "$ROOT" && export GIT_INDEX_FILE="$BUILD/index" &&
-		git read-tree HEAD && git add -A && git ls-tree "$(git write-tree)" |
+		git read-tree HEAD && git add -u && git ls-tree "$(git write-tree)" |
 		grep -v -e $'\tresults$' -e $'\tREADME.md$' | git hash-object --stdin)
 	set_arch
 	[ "$ARCH" = loongarch64 ] || { find_qemu; with="QEMU $qemu_version, TCG: $tcg"; }
