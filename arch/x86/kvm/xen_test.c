@@ -338,7 +338,8 @@ static void test_xen_runstate_preempted(struct kunit *test)
 	preempt_notifier_init(&t->notifier, &xen_test_preempt_ops);
 	preempt_notifier_register(&t->notifier);
 
-	for (i = 0; i < 400; i++) {
+	/* On a busy host, the interrupt often comes too late. */
+	for (i = 0; i < 400 || (i < 40000 && t->nr_preempted < 100); i++) {
 		scoped_guard(preempt) {
 			t->in_update = true;
 			t->countdown = 1 + i % 4;
