@@ -83,7 +83,7 @@ static bool kill_vm_during_pre_fault(void)
 }
 
 /* KVM warns once.  Have it warn again, if it has already done so. */
-static void clear_warn_once(void)
+static void rearm_warn_once(void)
 {
 	int fd = open("/sys/kernel/debug/clear_warn_once", O_WRONLY);
 
@@ -103,7 +103,7 @@ int main(void)
 
 	kmsg_fd = open_kmsg();
 	__TEST_REQUIRE(kmsg_fd >= 0, "The kernel log is needed to find a WARN");
-	clear_warn_once();
+	rearm_warn_once();
 
 	for (i = 0; i < NR_ROUNDS; i++)
 		nr_interrupted += kill_vm_during_pre_fault();
