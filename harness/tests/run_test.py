@@ -129,15 +129,15 @@ class Run(unittest.TestCase):
                        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def start(self, run):
-        """With no environment but what is said in front of it."""
+        """In its tree, with no environment but what is said in front of it."""
         words = shlex.split(run)
         env = dict(x.split("=", 1) for x in itertools.takewhile(lambda x: "=" in x, words))
         program, *args = words[len(env):]
         ours = {x: os.environ[x] for x in ("HOME", "MAKEFLAGS", "MAKELEVEL") if x in os.environ}
         env = ours | {"GRACE": "1", "STUB": self.root} | env | {
             "PATH": f"{self.root}/cc:{os.environ['PATH']}"}
-        return subprocess.Popen([f"{self.root}/harness/{program}", *args], env=env, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return subprocess.Popen([f"{self.root}/harness/{program}", *args], cwd=self.root,
+                                env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def has(self, text, patterns):
         for x in patterns:
