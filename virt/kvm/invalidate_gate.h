@@ -8,6 +8,7 @@
 #include <linux/list.h>
 #include <linux/lockdep.h>
 #include <linux/rcuwait.h>
+#include <linux/slab.h>
 #include <linux/spinlock.h>
 
 /*
@@ -86,7 +87,11 @@ static inline bool kvm_invalidate_gate_forget(struct kvm_invalidate_gate *gate,
 {
 	unsigned int i;
 
-	/* Search backwards, the latest invalidations tend to end first. */
+	/*
+	 * Search backwards, the latest invalidations tend to end first.  Of
+	 * equal ranges, this may not be the one that ends, but one that was not
+	 * recorded.  Then, every page is busy for longer than needed.
+	 */
 	for (i = gate->nr_ranges; i--; ) {
 		struct kvm_invalidate_range *range = &gate->ranges[i];
 
@@ -96,9 +101,19 @@ static inline bool kvm_invalidate_gate_forget(struct kvm_invalidate_gate *gate,
 		}
 	}
 
-	/* For equal ranges, it doesn't matter which one was not recorded. */
-	if (!WARN_ON_ONCE(!gate->nr_unknown))
-		gate->nr_unknown--;
+	/*
+	 * If no start() had this range, don't let the one that should have
+	 * ended keep its pages busy forever: treat all that are in flight as
+	 * unknown, so that there is none left when they have ended.
+	 */
+	if (WARN_ON_ONCE(!gate->nr_unknown)) {
+		gate->nr_ranges = 0;
+		gate->nr_unknown = gate->nr_active;
+		return false;
+	}
+
+	gate->nr_unknown--;
+
 	return false;
 }
 
@@ -235,17 +250,31 @@ static inline void kvm_invalidate_gate_wake(struct list_head *wake)
 }
 #endif /* CONFIG_HAVE_KVM_PFNCACHE */
 
-static inline void kvm_invalidate_gate_init(struct kvm_invalidate_gate *gate)
+static inline int kvm_invalidate_gate_init(struct kvm_invalidate_gate *gate)
 {
 	static struct lock_class_key key;
 
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
+	gate->ranges = kcalloc(KVM_INVALIDATE_NR_RANGES, sizeof(*gate->ranges),
+			       GFP_KERNEL_ACCOUNT);
+	if (!gate->ranges)
+		return -ENOMEM;
+
+	INIT_LIST_HEAD(&gate->waiters);
+#endif
 	spin_lock_init(&gate->lock);
 	rcuwait_init(&gate->swap);
 	lockdep_init_map(&gate->dep_map, "kvm_invalidate_gate", &key, 0);
-#ifdef CONFIG_HAVE_KVM_PFNCACHE
-	INIT_LIST_HEAD(&gate->waiters);
-#endif
 	kvm_invalidate_gate_forget_all(gate);
+
+	return 0;
+}
+
+static inline void kvm_invalidate_gate_destroy(struct kvm_invalidate_gate *gate)
+{
+#ifdef CONFIG_HAVE_KVM_PFNCACHE
+	kfree(gate->ranges);
+#endif
 }
 
 /*

@@ -442,6 +442,9 @@ static void gpc_test_work(struct work_struct *work)
 	t->work_fn(t);
 }
 
+KUNIT_DEFINE_ACTION_WRAPPER(gpc_test_destroy_gate, kvm_invalidate_gate_destroy,
+			    struct kvm_invalidate_gate *);
+
 static int gpc_test_init(struct kunit *test)
 {
 	struct kvm_memslots *slots;
@@ -472,7 +475,9 @@ static int gpc_test_init(struct kunit *test)
 	atomic_long_set(&slots->last_used_slot, (long)&t->slot);
 	rcu_assign_pointer(t->kvm->memslots[0], slots);
 
-	kvm_invalidate_gate_init(&t->kvm->invalidate_gate);
+	KUNIT_ASSERT_EQ(test, kvm_invalidate_gate_init(&t->kvm->invalidate_gate), 0);
+	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, gpc_test_destroy_gate,
+							&t->kvm->invalidate_gate), 0);
 	init_llist_head(&t->kvm->gpc_list);
 	/* Also for a single cache, which most of the tests have. */
 	t->kvm->gpc_use_filter = true;

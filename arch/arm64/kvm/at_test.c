@@ -37,6 +37,8 @@ static void test_at_dead(struct kunit *test)
 	vcpu->kvm = kvm;
 	kvm_make_request(KVM_REQ_VM_DEAD, vcpu);
 
+	/* The end of the guard resets it. */
+	vcpu->mode = IN_GUEST_MODE;
 	KUNIT_EXPECT_EQ(test, __kvm_at_s1e01_fast(vcpu, OP_AT_S1E1R, (unsigned long)vcpu),
 			SYS_PAR_EL1_F);
 	KUNIT_EXPECT_EQ(test, vcpu->mode, OUTSIDE_GUEST_MODE);

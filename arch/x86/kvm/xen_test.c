@@ -141,6 +141,9 @@ static void xen_test_free(void *page)
 	__free_page(page);
 }
 
+KUNIT_DEFINE_ACTION_WRAPPER(xen_test_destroy_gate, kvm_invalidate_gate_destroy,
+			    struct kvm_invalidate_gate *);
+
 static int xen_test_init(struct kunit *test)
 {
 	struct kvm_xen_hvm_config config = { .msr = KVM_XEN_MSR_MIN_INDEX };
@@ -185,7 +188,9 @@ static int xen_test_init(struct kunit *test)
 
 	raw_spin_lock_init(&kvm->arch.tsc_write_lock);
 	seqcount_raw_spinlock_init(&kvm->arch.pvclock_sc, &kvm->arch.tsc_write_lock);
-	kvm_invalidate_gate_init(&kvm->invalidate_gate);
+	KUNIT_ASSERT_EQ(test, kvm_invalidate_gate_init(&kvm->invalidate_gate), 0);
+	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, xen_test_destroy_gate,
+							&kvm->invalidate_gate), 0);
 	init_llist_head(&kvm->gpc_list);
 	kvm_xen_init_vm(kvm);
 
@@ -689,10 +694,15 @@ static bool xen_test_take_request(struct xen_test *t, int request)
 	return set;
 }
 
-static void xen_test_inject(struct xen_test *t)
+static void xen_test_inject_by(struct xen_test *t, struct kvm_vcpu *vcpu)
 {
 	guard(srcu)(&t->kvm->srcu);
-	kvm_xen_inject_events(t->vcpu);
+	kvm_xen_inject_events(vcpu);
+}
+
+static void xen_test_inject(struct xen_test *t)
+{
+	xen_test_inject_by(t, t->vcpu);
 }
 
 static void xen_test_setup_events(struct xen_test *t)
@@ -923,6 +933,43 @@ static void xen_test_defer(struct xen_test *t, int port)
 	KUNIT_EXPECT_TRUE(t->test, xen_test_none_pending(t));
 }
 
+/* Another vCPU is the first to return to the guest. */
+static void test_xen_irqfd_other_vcpu(struct kunit *test)
+{
+	const struct xen_test_mode *mode = test->param_value;
+	struct xen_test *t = test->priv;
+	struct kvm_vcpu *other;
+
+	other = kunit_kzalloc(test, sizeof(*other), GFP_KERNEL);
+	KUNIT_ASSERT_NOT_NULL(test, other);
+	other->kvm = t->kvm;
+	other->vcpu_id = 1;
+	other->vcpu_idx = 1;
+
+	xen_test_setup_events(t);
+	KUNIT_ASSERT_EQ(test, xa_err(xa_store(&t->kvm->vcpu_array, 1, other, GFP_KERNEL)), 0);
+	atomic_set(&t->kvm->online_vcpus, 2);
+
+	xen_test_defer(t, mode->port);
+	KUNIT_EXPECT_TRUE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
+	KUNIT_EXPECT_FALSE(test, kvm_test_request(KVM_REQ_UNBLOCK, other));
+
+	/* It delivers the event, but the event isn't its own. */
+	xen_test_inject_by(t, other);
+	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, mode->port));
+	KUNIT_EXPECT_EQ(test, xen_test_guest_sel(t), BIT_ULL(mode->sel));
+	KUNIT_EXPECT_TRUE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
+	KUNIT_EXPECT_FALSE(test, kvm_test_request(KVM_REQ_UNBLOCK, other));
+
+	/* There is nothing left to deliver. */
+	clear_bit(mode->port, xen_test_pending(t));
+	xen_test_inject(t);
+	KUNIT_EXPECT_TRUE(test, xen_test_none_pending(t));
+	KUNIT_EXPECT_EQ(test, t->nr_lookups, 1);
+
+	atomic_set(&t->kvm->online_vcpus, 1);
+}
+
 /* Changes of shared_info before the event is delivered. */
 static void test_xen_irqfd_changes(struct kunit *test)
 {
@@ -1007,6 +1054,7 @@ static struct kunit_case xen_test_cases[] = {
 	KUNIT_CASE_PARAM(test_xen_event_no_vcpu_info, xen_test_mode_gen_params),
 	KUNIT_CASE_PARAM(test_xen_event_no_shared_info, xen_test_mode_gen_params),
 	KUNIT_CASE_PARAM(test_xen_irqfd, xen_test_mode_gen_params),
+	KUNIT_CASE_PARAM(test_xen_irqfd_other_vcpu, xen_test_mode_gen_params),
 	KUNIT_CASE_PARAM(test_xen_irqfd_changes, xen_test_mode_gen_params),
 	{}
 };

@@ -6,8 +6,8 @@
  * KVM must not fault in the page on behalf of the task that signals the eventfd.
  * The fault may be subject to a userfaultfd that isn't served.  Then, neither the
  * VM's process nor its memory could go away, and other VMs would have to wait.  It's
- * the target vCPU that has to deliver the event: before it enters the guest, even if
- * it has to be woken up, or when its state is saved.
+ * a vCPU that has to deliver the event: before it enters the guest, even if it is the
+ * target and has to be woken up, or when its state is saved.
  */
 #include <pthread.h>
 
@@ -65,6 +65,14 @@ static void guest_run(void)
 	sti_nop();
 	GUEST_SYNC(SYNC_READY);
 	guest_check_event();
+	GUEST_SYNC(SYNC_EVENT);
+}
+
+/* The same for a vCPU that isn't the target. */
+static void guest_other(void)
+{
+	GUEST_SYNC(SYNC_READY);
+	GUEST_ASSERT(xen_test_port(guest_si->evtchn_pending, EVTCHN_PORT));
 	GUEST_SYNC(SYNC_EVENT);
 }
 
@@ -178,6 +186,26 @@ TEST_F_TIMEOUT(xen_irqfd, enter, TEST_TIMEOUT_SEC)
 	run_to(x->vcpu, SYNC_READY);
 	drop_pages(x, NR_PAGES);
 	raise_event(x);
+	run_to(x->vcpu, SYNC_EVENT);
+}
+
+/*
+ * Another vCPU enters the guest first.  It may be the one that binds the port to
+ * another vCPU, or closes it, and must not do that before the event is delivered.
+ */
+TEST_F_TIMEOUT(xen_irqfd, other_vcpu, TEST_TIMEOUT_SEC)
+{
+	struct xen_vm *x = &self->x;
+	struct kvm_vcpu *other;
+
+	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
+	other = vm_vcpu_add(x->vm, 1, guest_other);
+	run_to(x->vcpu, SYNC_READY);
+	run_to(other, SYNC_READY);
+	drop_pages(x, NR_PAGES);
+	raise_event(x);
+
+	run_to(other, SYNC_EVENT);
 	run_to(x->vcpu, SYNC_EVENT);
 }
 

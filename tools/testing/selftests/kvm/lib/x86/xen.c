@@ -96,8 +96,8 @@ void xen_vm_assign_irqfds(struct kvm_vm *vm, const struct xen_irqfd *irqfds, int
 }
 
 /*
- * Returns when KVM has handled all events that were raised by @irqfds, which must be
- * in the order of xen_vm_assign_irqfds().
+ * Returns when KVM has delivered all events that were raised by @irqfds, or has left
+ * them to a vCPU.  @irqfds must be in the order of xen_vm_assign_irqfds().
  */
 void xen_vm_deassign_irqfds(struct kvm_vm *vm, const struct xen_irqfd *irqfds, int nr)
 {
