@@ -16,8 +16,8 @@ In place of scenarios, one of these:
                       KUT, their tree, in which make standalone was run for x86_64. The
                       installed QEMU runs them; $BUILD/kvm-unit-tests/FLAVOUR.txt
 
-Environment variables: FLAVOUR (rt, see harness/configs), TREE (series, see harness/kernel,
-or series@PART, up to that part; also several, "base,series", with a table), and what
+Environment variables: FLAVOUR (rt, see harness/configs), TREE (series, see harness/kernel;
+also several, "base,series", with a table), and what
 overrides scenarios.toml: TESTS (the tree of the selftests), ARGS, CPUS, MEM, TCG, APPEND,
 TIMEOUT and SUITE (of KUnit). ARCH and MODE are those of harness/vm. A TAP line for each
 run. Exit status 0 if all is as expected, 1 if not, 2 for bad input or if a kernel can't be
@@ -295,7 +295,7 @@ def judge(rc, said):
 
 def problems(scenario, flavour, tree, result, base=None):
     """What differs from the expectation."""
-    if STABLE and tree != "base" or tree.startswith("series@") and tree == after("fixes"):
+    if STABLE and tree != "base" or tree == "series@fixes":
         return as_base(result, base)
     if not scenario.base or not UNFIXED and not tree.startswith("base"):
         allowed = scenario.skips.get(flavour)
@@ -327,14 +327,6 @@ def as_base(result, base):
         for kind, text in result.complaints.keys() - base.complaints.keys()]
 
 # What is built: kernels, selftests, programs
-
-def after(part):
-    """The tree after a part of the series."""
-    text = read(ROOT / "patches/series").partition(f"[{part}]\n")[2].partition("\n[")[0]
-    patches = re.findall(r"^(\d{4})-", text, re.M)
-    if not patches:
-        raise Failure(f"TREE=series@{part}: no part '{part}' in patches/series")
-    return f"series@{patches[-1]}"
 
 @functools.cache
 def rev(tree):
@@ -789,8 +781,7 @@ def main(args):
     for name in names:
         if name not in DATA["scenario"]:
             raise Failure(f"no scenario '{name}'{near(name, DATA['scenario'])}: see --help")
-    trees = [after(x[7:]) if re.match("series@[a-z]+$", x) else x for x in tree.split(",")]
-    return on_trees(flavour, {x: x for x in trees},
+    return on_trees(flavour, {x: x for x in tree.split(",")},
                     [DATA["scenario"][x].customized() for x in names])
 
 if __name__ == "__main__":

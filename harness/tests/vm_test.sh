@@ -28,7 +28,7 @@ out=$(make -s -n -C "$H/.." vm | sed 's,.*/,,' | paste -sd,)
 [ "$out" = 'vm --check,deps,vm' ]
 result $? 'make vm refuses before it installs' "$out"
 for script in bench/liveness.py check compile-check complaints deps kernel \
-	      lint litmus mutate run.py vm; do
+	      litmus mutate run.py vm; do
 	out=$("$H/$script" --help 2>&1) && [[ $out == "${script##*/}"[\ :]* ]]
 	result $? "$script --help" "$out"
 done
