@@ -110,11 +110,14 @@ find_qemu()
 # commit are, but not new files.
 heading()
 {
-	local tree name with="nothing is run"
+	local tree index name with="nothing is run"
 
-	tree=$(cd "$ROOT" && export GIT_INDEX_FILE="$BUILD/index" &&
+	index=$(mktemp -d)
+	tree=$(cd "$ROOT" && export GIT_INDEX_FILE="$index/index" &&
 		git read-tree HEAD && git add -u && git ls-tree "$(git write-tree)" |
 		grep -v -e $'\tresults$' -e $'\tREADME.md$' | git hash-object --stdin)
+	rm -rf "$index"
+	[ -n "$tree" ] || die "$ROOT: git does not say what is in it"
 	set_arch
 	[ "$ARCH" = loongarch64 ] || { find_qemu; with="QEMU $qemu_version, TCG: $tcg"; }
 	for name in CPUS MEM APPEND ARGS TIMEOUT; do
@@ -154,18 +157,29 @@ download()
 	}
 }
 
-# unpack_debs SUITE[/ARCHITECTURE] DIR PACKAGE...: unpack Debian packages, which need not be
-# installed, in DIR. If that fails, $reason says why, and there is no DIR.
-unpack_debs()
+# fetch WHAT SUITE[/ARCHITECTURE] NAME PACKAGE...: unpack Debian packages, which need not be
+# installed, in $MAIN/NAME, if it is not there. If that fails, there is no $MAIN/NAME, $reason
+# says why, and it is not repeated for a day.
+fetch()
 {
-	local deb new=$2.new
+	local deb dir=$MAIN/$3 new=$MAIN/$3.new
 
-	download "$new" "$1" "${@:3}" || return
-	rm -rf "$2"
-	for deb in "$new"/*.deb; do
-		reason=$(dpkg -x "$deb" "$new/root" 2>&1) || return
-	done
-	mv "$new/root" "$2" && rm -rf "$new"
+	reason=$(find "$dir.failed" -mmin -1440 -exec cat {} + 2>/dev/null) || true
+	[ -z "$reason" ] || return 1
+	mkdir -p "$MAIN"
+	exec 8>"$MAIN/.lock.fetch"
+	flock 8
+	[ ! -d "$dir" ] || { exec 8>&-; return; }
+	stage "fetching $1 from Debian's ${2%/*}"
+	if download "$new" "$2" "${@:4}" &&
+		reason=$(for deb in "$new"/*.deb; do dpkg -x "$deb" "$new/root" || exit; done 2>&1); then
+		mv "$new/root" "$dir"
+		rm -rf "$new"
+	else
+		echo "$reason" > "$dir.failed"
+	fi
+	exec 8>&-
+	[ -d "$dir" ]
 }
 
 # Another BASE has a queue of its own, and what is made for it folders of its own, but for what
