@@ -198,6 +198,8 @@ static int xen_test_init(struct kunit *test)
 	vcpu->cpu = -1;
 	rcuwait_init(&vcpu->wait);
 	kvm_xen_init_vcpu(vcpu);
+	/* It may have come online after an event was left to all vCPUs. */
+	KUNIT_EXPECT_TRUE(test, kvm_check_request(KVM_REQ_XEN_EVTCHN, vcpu));
 	xa_init(&kvm->vcpu_array);
 	KUNIT_ASSERT_EQ(test, init_srcu_struct(&kvm->srcu), 0);
 
@@ -880,6 +882,14 @@ static void test_xen_event_no_shared_info(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, kvm_test_request(KVM_REQ_XEN_EVTCHN, t->vcpu));
 }
 
+/* Raise an event that can't be delivered. */
+static void xen_test_defer(struct xen_test *t, int port)
+{
+	xen_test_invalidate(&t->kvm->arch.xen.shinfo_cache);
+	KUNIT_EXPECT_EQ(t->test, xen_test_irqfd(t, port), 1);
+	KUNIT_EXPECT_TRUE(t->test, xen_test_none_pending(t));
+}
+
 /* An irqfd doesn't fault in memory of the VM, in particular if the mm is gone. */
 static void test_xen_irqfd(struct kunit *test)
 {
@@ -918,19 +928,13 @@ static void test_xen_irqfd(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, mode->port));
 	KUNIT_EXPECT_EQ(test, xen_test_guest_upcall(t), 1);
 
-	/* There is nothing left to deliver. */
+	/* Nothing of that is delivered once more with the next event. */
 	clear_bit(mode->port, xen_test_pending(t));
-	kvm_make_request(KVM_REQ_XEN_EVTCHN, t->vcpu);
+	xen_test_defer(t, last);
 	xen_test_inject(t);
+	KUNIT_EXPECT_TRUE(test, test_bit(last, xen_test_pending(t)));
+	clear_bit(last, xen_test_pending(t));
 	KUNIT_EXPECT_TRUE(test, xen_test_none_pending(t));
-}
-
-/* Raise an event that can't be delivered. */
-static void xen_test_defer(struct xen_test *t, int port)
-{
-	xen_test_invalidate(&t->kvm->arch.xen.shinfo_cache);
-	KUNIT_EXPECT_EQ(t->test, xen_test_irqfd(t, port), 1);
-	KUNIT_EXPECT_TRUE(t->test, xen_test_none_pending(t));
 }
 
 /* Another vCPU is the first to return to the guest. */

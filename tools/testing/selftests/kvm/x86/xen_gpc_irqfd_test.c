@@ -209,6 +209,23 @@ TEST_F_TIMEOUT(xen_irqfd, other_vcpu, TEST_TIMEOUT_SEC)
 	run_to(x->vcpu, SYNC_EVENT);
 }
 
+/* The other vCPU is created after the event was raised. */
+TEST_F_TIMEOUT(xen_irqfd, new_vcpu, TEST_TIMEOUT_SEC)
+{
+	struct xen_vm *x = &self->x;
+	struct kvm_vcpu *other;
+
+	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
+	run_to(x->vcpu, SYNC_READY);
+	drop_pages(x, NR_PAGES);
+	raise_event(x);
+
+	other = vm_vcpu_add(x->vm, 1, guest_other);
+	run_to(other, SYNC_READY);
+	run_to(other, SYNC_EVENT);
+	run_to(x->vcpu, SYNC_EVENT);
+}
+
 /* KVM_RUN doesn't enter the guest, and must not wait for the page. */
 TEST_F_TIMEOUT(xen_irqfd, immediate_exit, TEST_TIMEOUT_SEC)
 {
