@@ -38,6 +38,9 @@
 #ifdef __riscv
 #include "sbi.h"
 #endif
+#ifdef __aarch64__
+#include <asm/sysreg.h>
+#endif
 
 #ifndef PAGE_SIZE
 #define PAGE_SIZE		4096ul
@@ -179,6 +182,7 @@ enum guest_work {
 	WORK_NONE,
 	WORK_HLV,
 	WORK_SET_WAY,
+	WORK_AT,
 	WORK_NESTED_SHADOW,
 	WORK_NESTED_TDP,
 };
@@ -201,11 +205,37 @@ static void guest_work(enum guest_work work)
 /*
  * Without FWB, KVM cleans the caches for all memory that is mapped, once, until the
  * guest writes a register of the MMU.
+ *
+ * KVM executes AT for a guest hypervisor, in the context of the guest, i.e. the CPU
+ * walks stage 2.
  */
 static void guest_work(enum guest_work work)
 {
 	if (work == WORK_SET_WAY)
 		asm volatile("dc cisw, xzr; msr contextidr_el1, xzr" : : : "memory");
+
+	if (work == WORK_AT) {
+		write_sysreg_s(TEST_MEM_GVA, OP_AT_S1E1R);
+		isb();
+		GUEST_ASSERT(!(read_sysreg(par_el1) & SYS_PAR_EL1_F));
+		write_sysreg_s(TEST_MEM_GVA, OP_AT_S1E2R);
+	}
+}
+
+#define copy_el2_to_el1(reg)	write_sysreg_s(read_sysreg_s(SYS_##reg##_EL1), SYS_##reg##_EL12)
+
+/* As in arm64/at.c: use the page tables at EL1, too, and no stage 2 of the guest's. */
+static void guest_init_at(void)
+{
+	copy_el2_to_el1(SCTLR);
+	copy_el2_to_el1(MAIR);
+	copy_el2_to_el1(TCR);
+	copy_el2_to_el1(TTBR0);
+	copy_el2_to_el1(TTBR1);
+	write_sysreg(0, vtcr_el2);
+	write_sysreg(0, vttbr_el2);
+	sysreg_clear_set(hcr_el2, HCR_EL2_TGE | HCR_EL2_VM, 0);
+	isb();
 }
 #else
 static void guest_work(enum guest_work work) { }
@@ -254,6 +284,10 @@ static void guest_code(int idx, enum guest_work work, gva_t svm)
 #ifdef __x86_64__
 	if (svm)
 		guest_run_l2((struct svm_test_data *)svm);
+#endif
+#ifdef __aarch64__
+	if (work == WORK_AT)
+		guest_init_at();
 #endif
 
 	hammer(idx, work);
@@ -317,6 +351,12 @@ FIXTURE_VARIANT_ADD(fence, set_way_vcpus_2) {
 	.nr_reapers = 1,
 	.work = WORK_SET_WAY,
 };
+
+FIXTURE_VARIANT_ADD(fence, at_vcpus_2) {
+	.nr_vcpus = 2,
+	.nr_reapers = 1,
+	.work = WORK_AT,
+};
 #endif
 
 FIXTURE_SETUP(fence)
@@ -330,6 +370,23 @@ FIXTURE_TEARDOWN(fence)
 		close(self->kmsg_fd);
 }
 
+#ifdef __aarch64__
+/* With vCPUs that begin in EL2. */
+static struct kvm_vm *create_el2_vm(int nr_vcpus, struct kvm_vcpu **vcpus)
+{
+	struct kvm_vm *vm = vm_create(nr_vcpus);
+	struct kvm_vcpu_init init;
+	int i;
+
+	kvm_get_default_vcpu_target(vm, &init);
+	init.features[0] |= BIT(KVM_ARM_VCPU_HAS_EL2);
+	for (i = 0; i < nr_vcpus; i++)
+		vcpus[i] = aarch64_vcpu_add(vm, i, &init, guest_code);
+	kvm_arch_vm_finalize_vcpus(vm);
+	return vm;
+}
+#endif
+
 static void start_hammering(struct __test_metadata *_metadata,
 			    FIXTURE_DATA(fence) *self,
 			    const FIXTURE_VARIANT(fence) *variant)
@@ -337,7 +394,12 @@ static void start_hammering(struct __test_metadata *_metadata,
 	gva_t svm_gva = 0;
 	int i;
 
-	self->vm = vm_create_with_vcpus(variant->nr_vcpus, guest_code, self->vcpus);
+#ifdef __aarch64__
+	if (variant->work == WORK_AT)
+		self->vm = create_el2_vm(variant->nr_vcpus, self->vcpus);
+	else
+#endif
+		self->vm = vm_create_with_vcpus(variant->nr_vcpus, guest_code, self->vcpus);
 #ifdef __x86_64__
 	if (variant->work == WORK_NESTED_TDP)
 		vm_enable_npt(self->vm);
@@ -488,6 +550,10 @@ TEST_F_TIMEOUT(fence, running, TEST_TIMEOUT_SEC)
 		SKIP(return, "Nested SVM is not supported");
 	if (variant->work == WORK_NESTED_TDP && !kvm_cpu_has_npt())
 		SKIP(return, "Nested NPT is not supported");
+#endif
+#ifdef __aarch64__
+	if (variant->work == WORK_AT && !kvm_check_cap(KVM_CAP_ARM_EL2))
+		SKIP(return, "Nested virtualization is not enabled, see kvm-arm.mode=");
 #endif
 
 	for (i = 0; i < NR_ROUNDS && !_metadata->exit_code; i++)
