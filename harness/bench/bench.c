@@ -851,7 +851,7 @@ static void bench_paths(void)
 	FILE *file = fopen("/sys/module/kvm/parameters/bench_functions", "r");
 	unsigned long get_put, refresh, event, start, end;
 	struct vm vm;
-	int fd[2];
+	int fd[2], i;
 
 	if (!file || fscanf(file, "%lx %lx %lx %lx %lx", &get_put, &refresh, &event, &start, &end) != 5)
 		errx(1, "no addresses of functions");
@@ -860,13 +860,16 @@ static void bench_paths(void)
 	add_xen(&vm);
 	add_eventfds(&vm, fd);
 
-	path("gpc.getput", get_put, 0, set_clock(GPC, "1 1"));
-	path("gpc.refresh-valid", refresh, 0, set_clock(GPC, "2 1"));
-	path("gpc.refresh-invalid", refresh, 0, set_clock(GPC, "3 1"));
-	path("evtchn.eventfd", event, 0, signal_eventfd(fd[0]); take_event(&vm, 0));
-	path("inval.kvm.outside.2", start, end, drop(outside));
-	path("inval.kvm.slot.2", start, end, drop(vm.mem + FREE_PAGE));
-	path("inval.kvm.cache.2", start, end, set_clock(GPC, "2 1"); drop(vm.mem + VCPU_INFO));
+	/* The lookup of a page may take different ways; the shortest one counts. */
+	for (i = 0; i < 5; i++) {
+		path("gpc.getput", get_put, 0, set_clock(GPC, "1 1"));
+		path("gpc.refresh-valid", refresh, 0, set_clock(GPC, "2 1"));
+		path("gpc.refresh-invalid", refresh, 0, set_clock(GPC, "3 1"));
+		path("evtchn.eventfd", event, 0, signal_eventfd(fd[0]); take_event(&vm, 0));
+		path("inval.kvm.outside.2", start, end, drop(outside));
+		path("inval.kvm.slot.2", start, end, drop(vm.mem + FREE_PAGE));
+		path("inval.kvm.cache.2", start, end, set_clock(GPC, "2 1"); drop(vm.mem + VCPU_INFO));
+	}
 	destroy_vm(&vm);
 }
 
