@@ -18,11 +18,11 @@ In place of scenarios, one of these:
 
 Environment variables: FLAVOUR (rt, see harness/configs), TREE (series, see harness/kernel;
 also several, "base,series", with a table), and what overrides scenarios.toml: TESTS (the
-tree of the selftests), ARGS, CPUS, MEM, TCG, APPEND, TIMEOUT and SUITE (of KUnit). ARCH and MODE are those of harness/vm. A TAP line for each
-run. Exit status 0 if all is as expected, 1 if not, 2 for bad input or if a kernel can't be
-built or does not boot, 130 if it was interrupted. Scenarios that need the same machine
-share a boot on the series, where no complaint is expected. Output and kernel logs:
-$BUILD/runs.
+tree of the selftests), ARGS, CPUS, MEM, TCG, APPEND, TIMEOUT and SUITE (of KUnit). ARCH
+and MODE are those of harness/vm. A TAP line for each run. Exit status 0 if all is as
+expected, 1 if not, 2 for bad input or if a kernel can't be built or does not boot, 130 if
+it was interrupted. Scenarios that need the same machine share a boot on the series, where
+no complaint is expected. Output and kernel logs: $BUILD/runs.
 """
 
 import contextlib
