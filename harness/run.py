@@ -113,6 +113,12 @@ def near(name, names):
 def read(path):
     return Path(path).read_text(encoding="utf-8", errors="replace")
 
+def short(path):
+    """For messages and results: from the root, or by the name of the variable."""
+    path = Path(path).absolute()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else \
+        str(path).replace(str(MAIN), "$BUILD")
+
 def write(path, text):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(text, encoding="utf-8")
@@ -471,7 +477,7 @@ class Boot:
         if between.complaints:
             found[Scenario("(boot)", "between the programs")] = between
         for r in found.values():
-            r.log = os.path.relpath(self.log)
+            r.log = short(self.log)
         for r in list(found.values())[:1]:
             r.notes += re.findall("^vm: (.* a second try.*)", read(self.err), re.M)
         return found
@@ -624,7 +630,7 @@ def result_file(path, head=(), lines=None):
     finally:
         if lines:
             write(name, "\n".join([*head, *lines]) + "\n")
-            stage(f"written: {os.path.relpath(name)}" + (", not whole" if name != path else ""))
+            stage(f"written: {short(name)}" + (", not whole" if name != path else ""))
 
 def side_by_side(flavour, tests, name, target, where="", **options):
     """Run {tree: [Scenario]}, in few boots, and write what becomes of them to a table in this

@@ -15,7 +15,6 @@ boots of some minutes, each with a seed of its own, which is printed. Any compla
 kernel, lost event, stuck vCPU, stale write or other failure ends it, with exit status 1.
 """
 
-import os
 import random
 import re
 import sys
@@ -86,7 +85,7 @@ def main():
                 for result in results.values():
                     done[flavour] += counts(result.said)
                 if run.failed():
-                    words = f"FAILED: {flavour}, seed {seed}, see {os.path.relpath(FOLDER, run.ROOT)}"
+                    words = f"FAILED: {flavour}, seed {seed}, see {run.short(FOLDER)}"
                     break
             else:
                 words = "complete"
