@@ -256,7 +256,7 @@ class Result:
     said: list = field(default_factory=list)        # lines of output
     cases: list = field(default_factory=list)       # (passed, name, the rest of the line)
     verdict: str = ""           # what the program itself calls its result
-    log: str = ""
+    log: Path = ROOT            # of the kernel
     complaints: Counter = field(default_factory=Counter)    # (kind, text)
     notes: list = field(default_factory=list)       # second tries, known complaints
 
@@ -477,7 +477,7 @@ class Boot:
         if between.complaints:
             found[Scenario("(boot)", "between the programs")] = between
         for r in found.values():
-            r.log = short(self.log)
+            r.log = self.log
         for r in list(found.values())[:1]:
             r.notes += re.findall("^vm: (.* a second try.*)", read(self.err), re.M)
         return found
@@ -520,10 +520,12 @@ class Boot:
 
 def another_try(s, r, notes):
     """Why a scenario has one, if it has."""
-    why = next((x["why"] for x in DATA["retry"] if re.search(x["output"], "\n".join(r.said))), "")
-    if r.outcome == "fail" and not r.complaints and len(notes) + 1 < max(s.tries, 1 + bool(why)):
-        return f"{why or r.reason}: another try"
-    return ""
+    if r.outcome != "fail" or r.complaints:
+        return ""
+    said = "\n".join(r.said) + read(r.log)
+    why = next((x["why"] for x in DATA["retry"] if re.search(x["output"], said)), "")
+    tries = max(s.tries, 3 if why else 1)
+    return f"{why or r.reason}: another try" if len(notes) + 1 < tries else ""
 
 def run_all(flavour, tree, scenarios, folder, results, expected=None, title="", **options):
     """Fill results, {(tree, name): Result}, with a TAP line for each if something is
@@ -591,7 +593,7 @@ def tap(text, bad, r):
         below.append(r.reason)
     if bad:
         below += [f"not ok {x}{rest}" for ok, x, rest in r.cases if not ok][:8]
-        below += ["...", *r.said[-12:], f"see {r.log}"]
+        below += ["...", *r.said[-12:], f"see {short(r.log)}"]
     if "-v" in sys.argv:
         print(*r.said, sep="\n")
     result(not bad, f"{text}: {words}", below)

@@ -68,7 +68,7 @@
 #define MADV_POPULATE_READ 22
 #endif
 
-#define MAX_THREADS 8
+#define MAX_THREADS 64
 /* Where the memslot that comes and goes is, above all others. */
 #define EXTRA_GPA	(64 * GiB)
 

@@ -39,9 +39,11 @@ GIVEN = {x: os.environ[x] for x in ("FLAVOUR", "TREE", "RUNS", "MS", "ONLY") if 
 FLAVOURS = GIVEN.get("FLAVOUR", "rt std").split()
 TREES = ("base", GIVEN.get("TREE", "series"))
 THREADS, NONE = (1, 2, 4, 8), "slot/4K/0"
+# More tasks than CPUs, of which many are preempted within an invalidation.
+MANY = [f"slot/{size}/64" for size in ("near", "4K", "64M")]
 KIB = {"near": 4, "4K": 4, "64M": 64 << 10, "1G": 1 << 20}
 ROWS = [NONE] + [f"{where}/{size}/{n}"
-                 for size in KIB for where in ("slot", "outside") for n in THREADS]
+                 for size in KIB for where in ("slot", "outside") for n in THREADS] + MANY
 RATES = {"refresh": "refreshes", "update": "updates"}
 WORSE, COUNTS, WAITED = 0.9, 1.5, 1
 CPUS, RUNS, MS = 2, 5, 1500
@@ -58,7 +60,7 @@ def boot(flavour, tree, side, n, rows):
     run.run_all(flavour, tree, [scenario], os.path.join(FOLDER, f"{side}-{n}"), results)
     result = results[tree, "liveness"]
     if result.words() != "clean":
-        raise Failure(f"{flavour}, {tree}: {result.words()}: {result.reason} (see {result.log})")
+        raise Failure(f"{flavour}, {tree}: {result.words()}: {result.reason} (see {run.short(result.log)})")
     found = {}
     for line in result.said:
         if line.startswith("liveness:\t"):
