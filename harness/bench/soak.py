@@ -80,7 +80,7 @@ def main():
                 flavour = min(left, key=lambda x: boots[x])
                 seed, results = random.randrange(1 << 31), {}
                 boots[flavour] += 1
-                tree = "series" + ("+kcsan" if flavour == "kcsan" else "") + "+vmcb-host-rip"
+                tree = "series" + ("+kcsan" if flavour == "kcsan" else "") + "+qemu-svm"
                 stage(f"{flavour}, boot {boots[flavour]}, seed {seed}")
                 run.run_all(flavour, tree, scenarios(seed), FOLDER / f"{flavour}-{boots[flavour]}",
                             results, run.problems, f"{flavour}, seed {seed}: ")
