@@ -524,7 +524,7 @@ def another_try(s, r, notes):
         return ""
     said = "\n".join(r.said) + read(r.log)
     why = next((x["why"] for x in DATA["retry"] if re.search(x["output"], said)), "")
-    tries = max(s.tries, 3 if why else 1)
+    tries = max(s.tries, 1 + bool(why))
     return f"{why or r.reason}: another try" if len(notes) + 1 < tries else ""
 
 def run_all(flavour, tree, scenarios, folder, results, expected=None, title="", **options):
