@@ -209,6 +209,7 @@ class Scenario:
     not_on: dict = field(default_factory=dict, compare=False)
     skips: dict = field(default_factory=dict, compare=False)
     base: dict = field(default=None, compare=False)
+    base_std: dict = field(default=None, compare=False)
 
     @property
     def key(self):
@@ -310,7 +311,8 @@ def problems(scenario, flavour, tree, result, base=None):
     got = {"status": str(result.status), "output": "\n".join(result.said),
            "result": result.verdict,
            "complaints": "\n".join(map("\t".join, result.complaints))}
-    wanted = [(what, x) for what, these in scenario.base.items()
+    expected = flavour == "std" and scenario.base_std or scenario.base
+    wanted = [(what, x) for what, these in expected.items()
               for x in (these if isinstance(these, list) else [these])]
     return [f"expected {what} {x!r}, got {got[what][-200:]!r}" for what, x in wanted
             if not re.search(f"^{x}$" if what == "status" else x, got[what], re.M)]
