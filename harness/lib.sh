@@ -115,7 +115,7 @@ heading()
 	index=$(mktemp -d)
 	tree=$(cd "$ROOT" && export GIT_INDEX_FILE="$index/index" &&
 		git read-tree HEAD && git add -u && git ls-tree "$(git write-tree)" |
-		grep -v -e $'\tresults$' -e $'\tREADME.md$' | git hash-object --stdin)
+		grep -v -e $'\tresults$' -e $'\tREADME.md$' | git hash-object --stdin) || tree=
 	rm -rf "$index"
 	[ -n "$tree" ] || die "$ROOT: git does not say what is in it"
 	set_arch
@@ -164,12 +164,12 @@ fetch()
 {
 	local deb dir=$MAIN/$3 new=$MAIN/$3.new
 
-	reason=$(find "$dir.failed" -mmin -1440 -exec cat {} + 2>/dev/null) || true
-	[ -z "$reason" ] || return 1
 	mkdir -p "$MAIN"
 	exec 8>"$MAIN/.lock.fetch"
 	flock 8
 	[ ! -d "$dir" ] || { exec 8>&-; return; }
+	reason=$(find "$dir.failed" -mmin -1440 -exec cat {} + 2>/dev/null) || true
+	[ -z "$reason" ] || { exec 8>&-; return 1; }
 	stage "fetching $1 from Debian's ${2%/*}"
 	if download "$new" "$2" "${@:4}" &&
 		reason=$(for deb in "$new"/*.deb; do dpkg -x "$deb" "$new/root" || exit; done 2>&1); then

@@ -290,8 +290,8 @@ def judge(rc, said):
         return "pass", ""
     if 128 < rc <= 128 + 64:
         return "died", f"by signal {rc - 128}: {last}"
-    # KVM-unit-tests end like this, with several statuses.
-    if rc == 4 or last.startswith("SKIP "):
+    # KVM-unit-tests end like this, with two statuses.
+    if rc == 4 or rc in (2, 77) and last.startswith("SKIP "):
         why = re.findall(r"# SKIP(?: -)? *(.*)", text) or \
             re.findall(r"(.*), skipping test", text) or re.findall(r"^SKIP: (.*)", text, re.M)
         return "skip", why[-1] if why else last.removeprefix("SKIP ")

@@ -55,6 +55,8 @@ why='QEMU itself failed (status 134)'
 fake "$abort"
 boot 'QEMU aborts' 101 '' "$why, a second try: qemu: assertion failed" "$why: qemu: assertion failed"
 ONCE=1 boot 'QEMU aborts, no second try' 101 '' "$why: qemu: assertion failed"
+fake 'echo killed >&2; kill -KILL $$'
+boot 'QEMU is killed' 101 '' 'QEMU itself failed (status 137): killed'
 fake "$once $abort"
 boot 'QEMU aborts, the second try is good' 0 $'0\n0 ' "$why, a second try"
 # The boot gets stuck. QEMU's status is 0 then.

@@ -25,9 +25,10 @@ HARNESS = os.path.abspath(os.path.join(os.path.dirname(__file__), ".."))
 TESTS = """t_pass_pass t_pass_fail:worse t_fail_pass t_fail_fail t_skip_skip t_pass_timeout:worse
     t_die_die t_pass_die:worse t_hang_hang t_warn_warn t_warn_pass t_pass_warn:worse t_lockdep_pass
     t_late_pass t_abort_abort t_fail_kill:worse""".split()
-NEW = "t__pass t__fail:worse t__busy t__retry t__logged t__cases".split()
+NEW = "t__pass t__fail:worse t__sly:worse t__busy t__retry t__logged t__cases".split()
 OUTCOME = {"die": "died", "hang": "died", "kill": "died", "warn": "pass, 1 WARNING", "late": "pass, 1 WARNING",
-           "lockdep": "pass", "abort": "pass", "busy": "pass", "retry": "pass", "logged": "pass", "cases": "pass"}
+           "lockdep": "pass", "abort": "pass", "busy": "pass", "retry": "pass", "logged": "pass", "cases": "pass",
+           "sly": "fail"}
 
 VM = r"""#!/usr/bin/env python3
 import os, sys, time
@@ -36,6 +37,7 @@ WARNING = "WARNING: mmu.c:920 at __kvm_rmap_lock+0x1/0x2, CPU#1: t/1\n---[ end t
 DOES = {
     "fail": ("==== Test Assertion Failure ====\n  x86/t.c:12: one == two\n pid\nnot ok 1 a.case", 254),
     "skip": ("1..0 # SKIP - Requirement not met: has_cow()", 4),
+    "sly": ("SKIP it isn't", 1),
     "cases": ("ok 1 one.case\nok 2 two.case # SKIP no reason\n# result: did it", 0),
     "retry": ("vCPU 0: rip 0xffffffff81000000", 1), "logged": ("no reason", 1), "timeout": ("", 137), "kill": ("bye", 139)}
 log, env, now = os.environ.get("LOG"), os.environ, 10.0
@@ -171,7 +173,7 @@ class Run(unittest.TestCase):
         self.assertFalse(glob.glob(f"{self.root}/results/*.txt"))
 
     def test_kselftest(self):
-        self.check("run.py kselftest", status=1, says=[r"\n6 worse on the series"])
+        self.check("run.py kselftest", status=1, says=[r"\n7 worse on the series"])
         text = self.read("results/kselftest-rt.txt")
         for test in TESTS + NEW:
             name, _, worse = test.partition(":")

@@ -8,7 +8,7 @@ export H tmp
 tmp=$(mktemp -d)
 trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT
 unset STAGE_FD LINUX RUN ARGS TESTS TEST CPUS CPU MEM APPEND TIMEOUT TCG ICOUNT QEMU HERD7 ARCH MODE \
-	BUSYBOX KUT ONLY LIMIT BASE HARNESS_TOP MAKELEVEL MAKEFLAGS
+	BUSYBOX KUT ONLY BASE HARNESS_TOP MAKELEVEL MAKEFLAGS
 . "$H/report.sh"
 
 # refuse: for each line "WHAT | WORDS | COMMAND", with the scripts in PATH, the command

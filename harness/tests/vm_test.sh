@@ -72,6 +72,10 @@ for again in '' ', the second time'; do
 	result $? "no newer QEMU$again" "$out"
 done
 rm "$tmp/bin/qemu-system-x86_64"
+mkdir -p "$BUILD/there"
+echo no network > "$BUILD/there.failed"
+out=$(bash -c '. "$0/lib.sh"; fetch it bookworm there it' "$H" 2>&1)
+result $? 'what is there need not be fetched' "$out"
 script bin/qemu-system-aarch64 'echo QEMU emulator version 10.0.2'
 refuse << EOF
 no busybox | no busybox for arm64 (no Debian package source | ARCH=arm64 $apt deps boot
