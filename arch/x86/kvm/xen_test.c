@@ -43,7 +43,7 @@ struct xen_test {
 	struct mm_struct *mm;
 
 	/* The lookup of pages. */
-	bool fail_lookup;
+	bool fail_lookup, signal, update_memslots;
 	int nr_lookups;
 
 	/* Preemption, and another CPU that reads the guest's memory. */
@@ -64,6 +64,11 @@ static kvm_pfn_t xen_test_hva_to_pfn(struct kvm_follow_pfn *kfp)
 	t->nr_lookups++;
 	if (i >= XEN_NR_PAGES || t->fail_lookup)
 		return KVM_PFN_ERR_FAULT;
+	if (t->signal && (kfp->flags & FOLL_INTERRUPTIBLE))
+		return KVM_PFN_ERR_SIGPENDING;
+
+	if (t->update_memslots)
+		kvm_memslots(t->kvm)->generation++;
 
 	get_page(t->pages[i]);
 	*kfp->refcounted_page = t->pages[i];
@@ -696,15 +701,16 @@ static bool xen_test_take_request(struct xen_test *t, int request)
 	return set;
 }
 
-static void xen_test_inject_by(struct xen_test *t, struct kvm_vcpu *vcpu)
+/* As by KVM_RUN, or by an ioctl() that must not be interrupted. */
+static void xen_test_inject_by(struct xen_test *t, struct kvm_vcpu *vcpu, bool interruptible)
 {
 	guard(srcu)(&t->kvm->srcu);
-	kvm_xen_inject_events(vcpu);
+	kvm_xen_inject_events(vcpu, interruptible);
 }
 
 static void xen_test_inject(struct xen_test *t)
 {
-	xen_test_inject_by(t, t->vcpu);
+	xen_test_inject_by(t, t->vcpu, true);
 }
 
 static void xen_test_setup_events(struct xen_test *t)
@@ -959,7 +965,7 @@ static void test_xen_irqfd_other_vcpu(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, kvm_test_request(KVM_REQ_UNBLOCK, other));
 
 	/* It delivers the event, but the event isn't its own. */
-	xen_test_inject_by(t, other);
+	xen_test_inject_by(t, other, true);
 	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, mode->port));
 	KUNIT_EXPECT_EQ(test, xen_test_guest_sel(t), BIT_ULL(mode->sel));
 	KUNIT_EXPECT_TRUE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
@@ -972,6 +978,46 @@ static void test_xen_irqfd_other_vcpu(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->nr_lookups, 1);
 
 	atomic_set(&t->kvm->online_vcpus, 1);
+}
+
+/* The wait for shared_info is interrupted, or was in vain. */
+static void test_xen_irqfd_waits(struct kunit *test)
+{
+	const struct xen_test_mode *mode = test->param_value;
+	struct xen_test *t = test->priv;
+
+	xen_test_setup_events(t);
+
+	/* KVM_RUN leaves the event to its next call. */
+	xen_test_defer(t, mode->port);
+	t->signal = true;
+	xen_test_inject(t);
+	KUNIT_EXPECT_EQ(test, t->nr_lookups, 1);
+	KUNIT_EXPECT_TRUE(test, xen_test_none_pending(t));
+	KUNIT_EXPECT_TRUE(test, kvm_test_request(KVM_REQ_XEN_EVTCHN, t->vcpu));
+
+	t->signal = false;
+	xen_test_inject(t);
+	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, mode->port));
+	KUNIT_EXPECT_FALSE(test, kvm_test_request(KVM_REQ_XEN_EVTCHN, t->vcpu));
+	clear_bit(mode->port, xen_test_pending(t));
+
+	/* Other ioctls don't. */
+	xen_test_defer(t, mode->port);
+	t->signal = true;
+	xen_test_inject_by(t, t->vcpu, false);
+	t->signal = false;
+	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, mode->port));
+	clear_bit(mode->port, xen_test_pending(t));
+
+	/* The memslots are updated before the event is delivered. */
+	xen_test_defer(t, mode->port);
+	t->update_memslots = true;
+	t->nr_lookups = 0;
+	xen_test_inject(t);
+	KUNIT_EXPECT_EQ(test, t->nr_lookups, 1);
+	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, mode->port));
+	KUNIT_EXPECT_FALSE(test, kvm_test_request(KVM_REQ_XEN_EVTCHN, t->vcpu));
 }
 
 /* Changes of shared_info before the event is delivered. */
@@ -1059,6 +1105,7 @@ static struct kunit_case xen_test_cases[] = {
 	KUNIT_CASE_PARAM(test_xen_event_no_shared_info, xen_test_mode_gen_params),
 	KUNIT_CASE_PARAM(test_xen_irqfd, xen_test_mode_gen_params),
 	KUNIT_CASE_PARAM(test_xen_irqfd_other_vcpu, xen_test_mode_gen_params),
+	KUNIT_CASE_PARAM(test_xen_irqfd_waits, xen_test_mode_gen_params),
 	KUNIT_CASE_PARAM(test_xen_irqfd_changes, xen_test_mode_gen_params),
 	{}
 };

@@ -343,14 +343,18 @@ static void halt_vcpu(struct xen_vm *x, pthread_t *thread)
 	settle();
 }
 
-static void join(pthread_t thread)
+static bool timed_join(pthread_t thread, void **result)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
 	ts.tv_sec += WAIT_TIMEOUT_SEC;
-	TEST_ASSERT(!pthread_timedjoin_np(thread, NULL, &ts),
-		    "The event didn't wake up the vCPU");
+	return !pthread_timedjoin_np(thread, result, &ts);
+}
+
+static void join(pthread_t thread)
+{
+	TEST_ASSERT(timed_join(thread, NULL), "The event didn't wake up the vCPU");
 }
 
 /* The vCPU is blocked.  Keep the vcpu_info, without it the vCPU wouldn't block. */
@@ -387,11 +391,68 @@ TEST_F_TIMEOUT(xen_irqfd, halted_masked, TEST_TIMEOUT_SEC)
 	expect_sync(x->vcpu, SYNC_EVENT);
 }
 
-/* Run a VM whose shared_info is missing, and isn't going to be provided. */
+/* shared_info is missing, and isn't going to be provided. */
+static bool lose_shared_info(struct xen_vm *x, int uffd)
+{
+	struct uffdio_register reg = {
+		.range = { .start = (unsigned long)x->si, .len = PAGE_SIZE },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	struct uffdio_api api = { .api = UFFD_API };
+
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) ||
+	    ioctl(uffd, UFFDIO_REGISTER, &reg))
+		return false;
+
+	drop_pages(x, 1);
+	return true;
+}
+
+static void handle_signal(int sig)
+{
+}
+
+static void *interrupted_thread(void *vcpu)
+{
+	return (void *)(long)(__vcpu_run(vcpu) ? errno : 0);
+}
+
+/* A signal ends the wait of KVM_RUN for the page. */
+TEST_F_TIMEOUT(xen_irqfd, signal, TEST_TIMEOUT_SEC)
+{
+	struct sigaction action = { .sa_handler = handle_signal };
+	struct xen_vm *x = &self->x;
+	pthread_t thread;
+	bool interrupted;
+	void *error;
+	int uffd;
+
+	create_vm(x, guest_run, VM_MEM_SRC_ANONYMOUS, NULL);
+	run_to(x->vcpu, SYNC_READY);
+	uffd = syscall(__NR_userfaultfd, 0);
+	if (!lose_shared_info(x, uffd))
+		SKIP(return, "userfaultfd is not available");
+
+	TEST_ASSERT_EQ(eventfd_write(x->irqfd.eventfd, 1), 0);
+	settle();
+	sigaction(SIGUSR1, &action, NULL);
+	kvm_pthread_create(&thread, NULL, interrupted_thread, x->vcpu);
+	settle();
+	pthread_kill(thread, SIGUSR1);
+	interrupted = timed_join(thread, &error);
+
+	/* From now on, a page of zeroes is mapped. */
+	kvm_close(uffd);
+	if (!interrupted)
+		pthread_join(thread, &error);
+	ASSERT_TRUE(interrupted);
+	ASSERT_EQ((long)error, EINTR);
+	run_to(x->vcpu, SYNC_EVENT);
+}
+
+/* Run a VM without shared_info. */
 static void __noreturn run_stuck_vm(bool *ready, int eventfd, bool uffd_first)
 {
-	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
-	struct uffdio_api api = { .api = UFFD_API };
 	struct xen_vm x = { .irqfd.eventfd = eventfd };
 	int uffd = -1;
 
@@ -401,17 +462,13 @@ static void __noreturn run_stuck_vm(bool *ready, int eventfd, bool uffd_first)
 	if (!uffd_first)
 		uffd = syscall(__NR_userfaultfd, 0);
 
-	reg.range.start = (unsigned long)x.si;
-	reg.range.len = PAGE_SIZE;
-	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api) ||
-	    ioctl(uffd, UFFDIO_REGISTER, &reg))
+	if (!lose_shared_info(&x, uffd))
 		_exit(KSFT_SKIP);
 
 	/*
 	 * Don't deassign the irqfd.  That would hang if KVM tried to fault in shared_info.
 	 * Give KVM the time to do so, before the process is killed.
 	 */
-	drop_pages(&x, 1);
 	TEST_ASSERT_EQ(eventfd_write(eventfd, 1), 0);
 	settle();
 	WRITE_ONCE(*ready, true);
