@@ -988,13 +988,15 @@ static void test_xen_irqfd_waits(struct kunit *test)
 
 	xen_test_setup_events(t);
 
-	/* KVM_RUN leaves the event to its next call. */
+	/* KVM_RUN leaves the event to its next call, and must not block then. */
 	xen_test_defer(t, mode->port);
+	KUNIT_EXPECT_TRUE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
 	t->signal = true;
 	xen_test_inject(t);
 	KUNIT_EXPECT_EQ(test, t->nr_lookups, 1);
 	KUNIT_EXPECT_TRUE(test, xen_test_none_pending(t));
 	KUNIT_EXPECT_TRUE(test, kvm_test_request(KVM_REQ_XEN_EVTCHN, t->vcpu));
+	KUNIT_EXPECT_TRUE(test, xen_test_take_request(t, KVM_REQ_UNBLOCK));
 
 	t->signal = false;
 	xen_test_inject(t);
@@ -1039,13 +1041,19 @@ static void test_xen_irqfd_changes(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, xen_test_guest_upcall(t), 1);
 	clear_bit(port, xen_test_pending(t));
 
-	/* The vCPU can't access the page, either.  The event is lost. */
+	/* The vCPU can't access the page, either.  The next event delivers both. */
 	xen_test_defer(t, port);
 	t->fail_lookup = true;
 	xen_test_inject(t);
 	t->fail_lookup = false;
 	xen_test_inject(t);
 	KUNIT_EXPECT_TRUE(test, xen_test_none_pending(t));
+	xen_test_defer(t, port + 1);
+	xen_test_inject(t);
+	KUNIT_EXPECT_TRUE(test, test_bit(port + 1, xen_test_pending(t)));
+	clear_bit(port + 1, xen_test_pending(t));
+	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, port));
+	clear_bit(port, xen_test_pending(t));
 
 	/* The guest masks the event. */
 	xen_test_defer(t, port);

@@ -417,27 +417,35 @@ static void *interrupted_thread(void *vcpu)
 	return (void *)(long)(__vcpu_run(vcpu) ? errno : 0);
 }
 
-/* A signal ends the wait of KVM_RUN for the page. */
-TEST_F_TIMEOUT(xen_irqfd, signal, TEST_TIMEOUT_SEC)
+/*
+ * A signal ends the wait of KVM_RUN for the page.  The next KVM_RUN delivers the event,
+ * even if the vCPU is halted.
+ */
+static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void *guest_code)
 {
 	struct sigaction action = { .sa_handler = handle_signal };
-	struct xen_vm *x = &self->x;
+	bool halt = guest_code == guest_halt, interrupted;
 	pthread_t thread;
-	bool interrupted;
 	void *error;
 	int uffd;
 
-	create_vm(x, guest_run, VM_MEM_SRC_ANONYMOUS, NULL);
+	create_vm(x, guest_code, VM_MEM_SRC_ANONYMOUS, NULL);
 	run_to(x->vcpu, SYNC_READY);
 	uffd = syscall(__NR_userfaultfd, 0);
 	if (!lose_shared_info(x, uffd))
 		SKIP(return, "userfaultfd is not available");
 
+	sigaction(SIGUSR1, &action, NULL);
+	if (halt) {
+		kvm_pthread_create(&thread, NULL, interrupted_thread, x->vcpu);
+		settle();
+	}
 	TEST_ASSERT_EQ(eventfd_write(x->irqfd.eventfd, 1), 0);
 	settle();
-	sigaction(SIGUSR1, &action, NULL);
-	kvm_pthread_create(&thread, NULL, interrupted_thread, x->vcpu);
-	settle();
+	if (!halt) {
+		kvm_pthread_create(&thread, NULL, interrupted_thread, x->vcpu);
+		settle();
+	}
 	pthread_kill(thread, SIGUSR1);
 	interrupted = timed_join(thread, &error);
 
@@ -447,7 +455,20 @@ TEST_F_TIMEOUT(xen_irqfd, signal, TEST_TIMEOUT_SEC)
 		pthread_join(thread, &error);
 	ASSERT_TRUE(interrupted);
 	ASSERT_EQ((long)error, EINTR);
-	run_to(x->vcpu, SYNC_EVENT);
+
+	kvm_pthread_create(&thread, NULL, vcpu_thread, x->vcpu);
+	join(thread);
+	expect_sync(x->vcpu, SYNC_EVENT);
+}
+
+TEST_F_TIMEOUT(xen_irqfd, signal, TEST_TIMEOUT_SEC)
+{
+	interrupt(_metadata, &self->x, guest_run);
+}
+
+TEST_F_TIMEOUT(xen_irqfd, signal_halted, TEST_TIMEOUT_SEC)
+{
+	interrupt(_metadata, &self->x, guest_halt);
 }
 
 /* Run a VM without shared_info. */
