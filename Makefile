@@ -89,7 +89,7 @@ clean:
 #:   make liveness [FLAVOUR=] [RUNS=5] [ONLY="slot/4K/* ..."]
 #:   make bisect-check, kcsan, isolation, nightly, soak [HOURS=] [FLAVOUR=]
 mutants: deps
-	@$(H)/mutate $(ONLY)
+	@$(H)/mutate $(strip $(ONLY))
 kselftest: deps
 	@$(H)/run.py kselftest
 kvm-unit-tests: deps
