@@ -343,18 +343,14 @@ static void halt_vcpu(struct xen_vm *x, pthread_t *thread)
 	settle();
 }
 
-static bool timed_join(pthread_t thread, void **result)
+static void join(pthread_t thread)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
 	ts.tv_sec += WAIT_TIMEOUT_SEC;
-	return !pthread_timedjoin_np(thread, result, &ts);
-}
-
-static void join(pthread_t thread)
-{
-	TEST_ASSERT(timed_join(thread, NULL), "The event didn't wake up the vCPU");
+	TEST_ASSERT(!pthread_timedjoin_np(thread, NULL, &ts),
+		    "The event didn't wake up the vCPU");
 }
 
 /* The vCPU is blocked.  Keep the vcpu_info, without it the vCPU wouldn't block. */
@@ -446,8 +442,10 @@ static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void 
 		kvm_pthread_create(&thread, NULL, interrupted_thread, x->vcpu);
 		settle();
 	}
-	pthread_kill(thread, SIGUSR1);
-	interrupted = timed_join(thread, &error);
+
+	/* More than once, as the thread may not be in KVM_RUN yet. */
+	interrupted = wait_for((pthread_kill(thread, SIGUSR1),
+				!pthread_tryjoin_np(thread, &error)));
 
 	/* From now on, a page of zeroes is mapped. */
 	kvm_close(uffd);
