@@ -9,6 +9,8 @@
  * a vCPU that has to deliver the event: before it enters the guest, even if it is the
  * target and has to be woken up, or when its state is saved.
  */
+#include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 
 #include <linux/userfaultfd.h>
@@ -31,7 +33,7 @@
 #define UPCALL_VECTOR		0xf3
 #define EVTCHN_PORT		197
 
-/* Time for the guest to halt, and for what KVM must not do. */
+/* Time for what KVM must not do. */
 #define SETTLE_MS		300
 
 enum {
@@ -41,7 +43,6 @@ enum {
 };
 
 static bool guest_saw_irq;
-static u64 guest_halts;
 
 static struct xen_shared_info *guest_si = (void *)SHINFO_GPA;
 static struct xen_vcpu_info *guest_vi = (void *)VCPU_INFO_GPA;
@@ -76,11 +77,21 @@ static void guest_other(void)
 	GUEST_SYNC(SYNC_EVENT);
 }
 
+/* The event may come at any time. */
+static void guest_wait(void)
+{
+	sti_nop();
+	GUEST_SYNC(SYNC_READY);
+	while (!READ_ONCE(guest_saw_irq))
+		cpu_relax();
+	guest_check_event();
+	GUEST_SYNC(SYNC_EVENT);
+}
+
 /* Only the event may wake up the guest. */
 static void guest_halt(void)
 {
 	GUEST_SYNC(SYNC_READY);
-	WRITE_ONCE(guest_halts, guest_halts + 1);
 	safe_halt();
 	GUEST_SYNC(READ_ONCE(guest_saw_irq) ? SYNC_EVENT : SYNC_HALT_LEFT);
 	guest_check_event();
@@ -329,18 +340,17 @@ static void *vcpu_thread(void *vcpu)
 	return NULL;
 }
 
+static void wait_for_halt(struct xen_vm *x)
+{
+	TEST_ASSERT(wait_for(vcpu_get_stat(x->vcpu, blocking)), "The vCPU doesn't block");
+}
+
 static void halt_vcpu(struct xen_vm *x, pthread_t *thread)
 {
-	u64 *halts;
-
 	create_vm(x, guest_halt, VM_MEM_SRC_SHMEM, NULL);
 	run_to(x->vcpu, SYNC_READY);
-
-	sync_global_to_guest(x->vm, guest_halts);
-	halts = addr_gva2hva(x->vm, (u64)&guest_halts);
 	kvm_pthread_create(thread, NULL, vcpu_thread, x->vcpu);
-	TEST_ASSERT(wait_for(READ_ONCE(*halts)), "The guest doesn't run");
-	settle();
+	wait_for_halt(x);
 }
 
 static void join(pthread_t thread)
@@ -420,37 +430,36 @@ static void *interrupted_thread(void *vcpu)
 static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void *guest_code)
 {
 	struct sigaction action = { .sa_handler = handle_signal };
-	bool halt = guest_code == guest_halt, interrupted;
+	bool waits, interrupted;
+	struct pollfd pollfd;
 	pthread_t thread;
 	void *error;
-	int uffd;
 
 	create_vm(x, guest_code, VM_MEM_SRC_ANONYMOUS, NULL);
 	run_to(x->vcpu, SYNC_READY);
-	uffd = syscall(__NR_userfaultfd, 0);
-	if (!lose_shared_info(x, uffd))
+	pollfd = (struct pollfd) {
+		.fd = syscall(__NR_userfaultfd, O_NONBLOCK),
+		.events = POLLIN,
+	};
+	if (!lose_shared_info(x, pollfd.fd))
 		SKIP(return, "userfaultfd is not available");
 
 	sigaction(SIGUSR1, &action, NULL);
-	if (halt) {
-		kvm_pthread_create(&thread, NULL, interrupted_thread, x->vcpu);
-		settle();
-	}
+	kvm_pthread_create(&thread, NULL, interrupted_thread, x->vcpu);
+	if (guest_code == guest_halt)
+		wait_for_halt(x);
 	TEST_ASSERT_EQ(eventfd_write(x->irqfd.eventfd, 1), 0);
-	settle();
-	if (!halt) {
-		kvm_pthread_create(&thread, NULL, interrupted_thread, x->vcpu);
-		settle();
-	}
+	waits = poll(&pollfd, 1, WAIT_TIMEOUT_SEC * 1000) == 1;
 
-	/* More than once, as the thread may not be in KVM_RUN yet. */
+	/* More than once, as the first one may come between two tries to get the page. */
 	interrupted = wait_for((pthread_kill(thread, SIGUSR1),
 				!pthread_tryjoin_np(thread, &error)));
 
 	/* From now on, a page of zeroes is mapped. */
-	kvm_close(uffd);
+	kvm_close(pollfd.fd);
 	if (!interrupted)
 		pthread_join(thread, &error);
+	ASSERT_TRUE(waits);
 	ASSERT_TRUE(interrupted);
 	ASSERT_EQ((long)error, EINTR);
 
@@ -461,7 +470,7 @@ static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void 
 
 TEST_F_TIMEOUT(xen_irqfd, signal, TEST_TIMEOUT_SEC)
 {
-	interrupt(_metadata, &self->x, guest_run);
+	interrupt(_metadata, &self->x, guest_wait);
 }
 
 TEST_F_TIMEOUT(xen_irqfd, signal_halted, TEST_TIMEOUT_SEC)
