@@ -199,7 +199,8 @@ static inline void kvm_invalidate_gate_wake(struct list_head *wake)
 		complete(&waiter->done);
 }
 
-int kvm_invalidate_gate_sleep(struct kvm_invalidate_gate *gate, unsigned long hva)
+int kvm_invalidate_gate_sleep(struct kvm_invalidate_gate *gate, unsigned long hva,
+			      unsigned int state)
 	__releases(&gate->lock);
 
 /*
@@ -213,16 +214,17 @@ int kvm_invalidate_gate_sleep(struct kvm_invalidate_gate *gate, unsigned long hv
  *    closed.  New invalidations may have started since: take a new snapshot of
  *    the sequence, and check again.
  *
- *  - -EINTR if the task is being killed.
+ *  - -EINTR if a signal has ended the sleep, according to @state, which is
+ *    TASK_KILLABLE or TASK_INTERRUPTIBLE.
  */
 static inline int kvm_invalidate_gate_wait(struct kvm_invalidate_gate *gate,
-					   unsigned long hva)
+					   unsigned long hva, unsigned int state)
 {
 	kvm_invalidate_gate_may_wait(gate);
 
 	spin_lock(&gate->lock);
 	if (unlikely(kvm_invalidate_gate_busy(gate, hva)))
-		return kvm_invalidate_gate_sleep(gate, hva);
+		return kvm_invalidate_gate_sleep(gate, hva, state);
 	spin_unlock(&gate->lock);
 
 	return 0;

@@ -985,7 +985,7 @@ static int mn_test_gate_wait(struct mn_test *t)
 	int ret;
 
 	allow_signal(SIGKILL);
-	ret = kvm_invalidate_gate_wait(&t->gate, READ_ONCE(t->wait_hva));
+	ret = kvm_invalidate_gate_wait(&t->gate, READ_ONCE(t->wait_hva), TASK_KILLABLE);
 	flush_signals(current);
 	return ret;
 }
