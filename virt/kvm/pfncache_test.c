@@ -59,6 +59,7 @@ struct gpc_test {
 
 	/* What another task, or a hardirq, does. */
 	struct task_struct *task;
+	int sig;		/* what is sent to it */
 	struct work_struct work;
 	gpc_test_fn work_fn;
 	bool go, begun, done, slept;
@@ -417,7 +418,7 @@ static void gpc_test_close_and_end(struct gpc_test *t)
 
 static void gpc_test_kill_and_end(struct gpc_test *t)
 {
-	send_sig(SIGKILL, t->task, 1);
+	send_sig(t->sig, t->task, 1);
 
 	/* It returns at once.  If it couldn't be killed, it would wait for the end. */
 	KUNIT_EXPECT_TRUE(t->test, gpc_test_wait_until_done(t));
@@ -461,6 +462,7 @@ static int gpc_test_init(struct kunit *test)
 
 	t->test = test;
 	t->task = current;
+	t->sig = SIGKILL;
 	INIT_WORK(&t->work, gpc_test_work);
 	init_completion(&t->timer_done);
 
@@ -1133,7 +1135,7 @@ static void gpc_test_hold_refresh_lock(struct work_struct *work)
 
 	/* Give the other task time to wait for the lock. */
 	msleep(20);
-	send_sig(SIGKILL, t->task, 1);
+	send_sig(t->sig, t->task, 1);
 	t->slept = gpc_test_wait_until_done(t);
 	mutex_unlock(&t->gpc.refresh_lock);
 }
@@ -1170,29 +1172,75 @@ static void test_gpc_lock_killed(struct kunit *test)
 
 static void gpc_test_kill_and_invalidate(struct gpc_test *t)
 {
-	send_sig(SIGKILL, t->task, 1);
+	send_sig(t->sig, t->task, 1);
 	gpc_test_invalidate(t);
 }
 
-/* The task is killed, and the page invalidated, during the lookup: nothing to wait for. */
+/* The task gets a signal, and the page is invalidated, during the lookup. */
+static int gpc_test_signal(struct gpc_test *t, int sig,
+			   int (*refresh)(struct gfn_to_pfn_cache *gpc, unsigned long len))
+{
+	int ret;
+
+	gpc_test_invalidate(t);
+	atomic_set(&t->nr_lookups, 0);
+
+	t->sig = sig;
+	allow_signal(sig);
+	t->race[GPC_AFTER_LOOKUP] = gpc_test_kill_and_invalidate;
+	ret = refresh(&t->gpc, GPC_TEST_LEN);
+	flush_signals(current);
+	disallow_signal(sig);
+
+	return ret;
+}
+
+/* A refresh that starts over checks for signals, also if it doesn't wait. */
 static void test_gpc_killed(struct kunit *test)
 {
 	struct gpc_test *t = test->priv;
-	int nr_lookups, ret;
 
 	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
-	gpc_test_invalidate(t);
-	nr_lookups = atomic_read(&t->nr_lookups);
 
-	allow_signal(SIGKILL);
-	t->race[GPC_AFTER_LOOKUP] = gpc_test_kill_and_invalidate;
-	ret = kvm_gpc_refresh(&t->gpc, GPC_TEST_LEN);
-	flush_signals(current);
-	disallow_signal(SIGKILL);
-
-	KUNIT_EXPECT_EQ(test, ret, -EINTR);
-	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), nr_lookups + 1);
+	KUNIT_EXPECT_EQ(test, gpc_test_signal(t, SIGKILL, kvm_gpc_refresh), -EINTR);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 1);
 	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+}
+
+static void test_gpc_interrupted(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+
+	KUNIT_EXPECT_EQ(test, gpc_test_signal(t, SIGUSR1, kvm_gpc_refresh_interruptible),
+			-EINTR);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 1);
+	KUNIT_EXPECT_NULL(test, gpc_test_khva(&t->gpc));
+
+	/* Not if the caller doesn't want that. */
+	KUNIT_EXPECT_EQ(test, gpc_test_signal(t, SIGUSR1, kvm_gpc_refresh), 0);
+	KUNIT_EXPECT_EQ(test, atomic_read(&t->nr_lookups), 2);
+}
+
+/* A signal that doesn't kill, while the refresh sleeps. */
+static void test_gpc_sleep_interrupted(struct kunit *test)
+{
+	struct gpc_test *t = test->priv;
+
+	KUNIT_ASSERT_EQ(test, gpc_test_activate(t, 0), 0);
+	t->sig = SIGUSR1;
+	t->work_fn = gpc_test_kill_and_end;
+	allow_signal(SIGUSR1);
+	gpc_test_start_move(t);
+
+	KUNIT_EXPECT_EQ(test, kvm_gpc_refresh_interruptible(&t->gpc, GPC_TEST_LEN), -EINTR);
+	WRITE_ONCE(t->done, true);
+	flush_work(&t->work);
+	flush_signals(current);
+	disallow_signal(SIGUSR1);
+	KUNIT_EXPECT_TRUE(test, t->slept);
+	KUNIT_EXPECT_FALSE(test, gpc_test_sleeps(t));
 }
 
 /* An invalidation between the refresh and the use of the cache. */
@@ -1530,6 +1578,8 @@ static struct kunit_case gpc_test_cases[] = {
 	KUNIT_CASE_PARAM(test_gpc_sleep_killed, gpc_test_window_gen_params),
 	KUNIT_CASE(test_gpc_lock_killed),
 	KUNIT_CASE(test_gpc_killed),
+	KUNIT_CASE(test_gpc_interrupted),
+	KUNIT_CASE(test_gpc_sleep_interrupted),
 	KUNIT_CASE(test_gpc_get_again),
 	KUNIT_CASE(test_gpc_locks),
 	KUNIT_CASE(test_gpc_irqs),

@@ -43,7 +43,7 @@ struct xen_test {
 	struct mm_struct *mm;
 
 	/* The lookup of pages. */
-	bool fail_lookup, signal, update_memslots;
+	bool fail_lookup, signal, update_memslots, send_signal;
 	int nr_lookups;
 
 	/* Preemption, and another CPU that reads the guest's memory. */
@@ -69,6 +69,8 @@ static kvm_pfn_t xen_test_hva_to_pfn(struct kvm_follow_pfn *kfp)
 
 	if (t->update_memslots)
 		kvm_memslots(t->kvm)->generation++;
+	if (t->send_signal)
+		send_sig(SIGUSR1, current, 1);
 
 	get_page(t->pages[i]);
 	*kfp->refcounted_page = t->pages[i];
@@ -1020,6 +1022,21 @@ static void test_xen_irqfd_waits(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, t->nr_lookups, 1);
 	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, mode->port));
 	KUNIT_EXPECT_FALSE(test, kvm_test_request(KVM_REQ_XEN_EVTCHN, t->vcpu));
+	clear_bit(mode->port, xen_test_pending(t));
+
+	/* A signal comes, too. */
+	xen_test_defer(t, mode->port);
+	allow_signal(SIGUSR1);
+	t->send_signal = true;
+	xen_test_inject(t);
+	t->send_signal = false;
+	t->update_memslots = false;
+	flush_signals(current);
+	disallow_signal(SIGUSR1);
+	KUNIT_EXPECT_TRUE(test, xen_test_none_pending(t));
+	KUNIT_EXPECT_TRUE(test, kvm_test_request(KVM_REQ_XEN_EVTCHN, t->vcpu));
+	xen_test_inject(t);
+	KUNIT_EXPECT_TRUE(test, xen_test_is_pending(t, mode->port));
 }
 
 /* Changes of shared_info before the event is delivered. */
@@ -1048,6 +1065,7 @@ static void test_xen_irqfd_changes(struct kunit *test)
 	t->fail_lookup = false;
 	xen_test_inject(t);
 	KUNIT_EXPECT_TRUE(test, xen_test_none_pending(t));
+	KUNIT_EXPECT_FALSE(test, kvm_test_request(KVM_REQ_XEN_EVTCHN, t->vcpu));
 	xen_test_defer(t, port + 1);
 	xen_test_inject(t);
 	KUNIT_EXPECT_TRUE(test, test_bit(port + 1, xen_test_pending(t)));

@@ -334,6 +334,42 @@ TEST_F_TIMEOUT(xen_irqfd, deactivated, TEST_TIMEOUT_SEC)
 	reset(_metadata, &self->x, false);
 }
 
+/*
+ * There is no page for shared_info.  The event is kept until userspace has provided one,
+ * and sets shared_info again, or saves the vCPU.
+ */
+static void lose_memslot(struct __test_metadata *_metadata, struct xen_vm *x)
+{
+	struct kvm_mp_state mp_state;
+
+	create_vm(x, guest_run, VM_MEM_SRC_SHMEM, NULL);
+	run_to(x->vcpu, SYNC_READY);
+	vm_mem_region_move(x->vm, XEN_SLOT, XEN_GPA + NR_PAGES * PAGE_SIZE);
+	raise_event(x);
+
+	vcpu_mp_state_get(x->vcpu, &mp_state);
+	EXPECT_FALSE(xen_test_port(x->si->evtchn_pending, EVTCHN_PORT));
+	vm_mem_region_move(x->vm, XEN_SLOT, XEN_GPA);
+}
+
+TEST_F_TIMEOUT(xen_irqfd, no_page_set, TEST_TIMEOUT_SEC)
+{
+	struct xen_vm *x = &self->x;
+
+	lose_memslot(_metadata, x);
+	set_shared_info(x->vm, SHINFO_GPA / PAGE_SIZE);
+	run_to(x->vcpu, SYNC_EVENT);
+}
+
+TEST_F_TIMEOUT(xen_irqfd, no_page_save, TEST_TIMEOUT_SEC)
+{
+	struct kvm_mp_state mp_state;
+
+	lose_memslot(_metadata, &self->x);
+	vcpu_mp_state_get(self->x.vcpu, &mp_state);
+	EXPECT_TRUE(xen_test_port(self->x.si->evtchn_pending, EVTCHN_PORT));
+}
+
 static void *vcpu_thread(void *vcpu)
 {
 	vcpu_run(vcpu);
@@ -397,11 +433,11 @@ TEST_F_TIMEOUT(xen_irqfd, halted_masked, TEST_TIMEOUT_SEC)
 	expect_sync(x->vcpu, SYNC_EVENT);
 }
 
-/* shared_info is missing, and isn't going to be provided. */
-static bool lose_shared_info(struct xen_vm *x, int uffd)
+/* shared_info, or both pages, are missing, and aren't going to be provided. */
+static bool lose_pages(struct xen_vm *x, int uffd, int nr_pages)
 {
 	struct uffdio_register reg = {
-		.range = { .start = (unsigned long)x->si, .len = PAGE_SIZE },
+		.range = { .start = (unsigned long)x->si, .len = nr_pages * PAGE_SIZE },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
 	struct uffdio_api api = { .api = UFFD_API };
@@ -410,7 +446,7 @@ static bool lose_shared_info(struct xen_vm *x, int uffd)
 	    ioctl(uffd, UFFDIO_REGISTER, &reg))
 		return false;
 
-	drop_pages(x, 1);
+	drop_pages(x, nr_pages);
 	return true;
 }
 
@@ -427,7 +463,8 @@ static void *interrupted_thread(void *vcpu)
  * A signal ends the wait of KVM_RUN for the page.  The next KVM_RUN delivers the event,
  * even if the vCPU is halted.
  */
-static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void *guest_code)
+static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void *guest_code,
+		      int nr_pages)
 {
 	struct sigaction action = { .sa_handler = handle_signal };
 	bool waits, interrupted;
@@ -441,7 +478,7 @@ static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void 
 		.fd = syscall(__NR_userfaultfd, O_NONBLOCK),
 		.events = POLLIN,
 	};
-	if (!lose_shared_info(x, pollfd.fd))
+	if (!lose_pages(x, pollfd.fd, nr_pages))
 		SKIP(return, "userfaultfd is not available");
 
 	sigaction(SIGUSR1, &action, NULL);
@@ -455,7 +492,7 @@ static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void 
 	interrupted = wait_for((pthread_kill(thread, SIGUSR1),
 				!pthread_tryjoin_np(thread, &error)));
 
-	/* From now on, a page of zeroes is mapped. */
+	/* From now on, pages of zeroes are mapped. */
 	kvm_close(pollfd.fd);
 	if (!interrupted)
 		pthread_join(thread, &error);
@@ -470,12 +507,18 @@ static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void 
 
 TEST_F_TIMEOUT(xen_irqfd, signal, TEST_TIMEOUT_SEC)
 {
-	interrupt(_metadata, &self->x, guest_wait);
+	interrupt(_metadata, &self->x, guest_wait, 1);
+}
+
+/* KVM_RUN waits for the vcpu_info, before it tries to deliver the event. */
+TEST_F_TIMEOUT(xen_irqfd, signal_vcpu_info, TEST_TIMEOUT_SEC)
+{
+	interrupt(_metadata, &self->x, guest_wait, NR_PAGES);
 }
 
 TEST_F_TIMEOUT(xen_irqfd, signal_halted, TEST_TIMEOUT_SEC)
 {
-	interrupt(_metadata, &self->x, guest_halt);
+	interrupt(_metadata, &self->x, guest_halt, 1);
 }
 
 /* Run a VM without shared_info. */
@@ -490,7 +533,7 @@ static void __noreturn run_stuck_vm(bool *ready, int eventfd, bool uffd_first)
 	if (!uffd_first)
 		uffd = syscall(__NR_userfaultfd, 0);
 
-	if (!lose_shared_info(&x, uffd))
+	if (!lose_pages(&x, uffd, 1))
 		_exit(KSFT_SKIP);
 
 	/*
