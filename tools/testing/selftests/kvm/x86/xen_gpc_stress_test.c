@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Stress KVM's gfn_to_pfn_caches: raise Xen event channels from all sources, and
- * meanwhile invalidate, replace, move and merge the pages that KVM writes through
- * its caches.
+ * meanwhile invalidate, replace and move the pages that KVM writes through its
+ * caches.
  *
  * The events of each vCPU are raised by an irqfd, by an ioctl(), by another vCPU's
  * hypercall and by its timer.  Each vCPU has a vcpu_info, a clock and a runstate
@@ -27,7 +27,6 @@
  * Options, in addition to those of the harness: "-D seconds" sets how long each of
  * the tests takes, at most a day, "-S seed" sets the seed of all random numbers.
  */
-#include <fcntl.h>
 #include <pthread.h>
 
 #include <sys/eventfd.h>
@@ -146,9 +145,6 @@ struct guest_state {
 	struct channel channels[NR_VCPUS][NR_SRCS];
 	enum phase_type type;
 	bool use_lapic;
-
-	/* Don't raise events, and don't write shared_info, for a while. */
-	bool pause;
 
 	/* Tell the guest to raise no more events, and the vCPUs' answers. */
 	bool quiesce;
@@ -369,7 +365,7 @@ static void guest_code(int v)
 		if (READ_ONCE(guest_state.quiesce)) {
 			if (nr_quiet++ == NR_QUIET)
 				WRITE_ONCE(guest_state.quiesced[v], true);
-		} else if (!READ_ONCE(guest_state.pause)) {
+		} else {
 			guest_raise_events(v);
 		}
 
@@ -387,7 +383,7 @@ static void guest_code(int v)
 			sti_nop();
 		}
 
-		if (i % 4 == 1 && !READ_ONCE(guest_state.pause)) {
+		if (i % 4 == 1) {
 			guest_poll_masked(v);
 			continue;
 		}
@@ -587,7 +583,7 @@ static void *raise_thread(void *arg)
 	rng = new_kvm_random_state(kvm_random_seed + 1);
 
 	while (!READ_ONCE(stress->stop_raising)) {
-		for (v = 0; v < NR_VCPUS && !READ_ONCE(guest->pause); v++) {
+		for (v = 0; v < NR_VCPUS; v++) {
 			for (src = 0; src < NR_SRCS; src++) {
 				if (src == SRC_HYPERCALL || src == SRC_TIMER)
 					continue;
@@ -1053,20 +1049,6 @@ static long read_number(const char *path, const char *key)
 	return number;
 }
 
-static bool write_number(const char *path, long number)
-{
-	int fd, r;
-
-	fd = open(path, O_WRONLY);
-	if (fd < 0)
-		return false;
-
-	r = dprintf(fd, "%ld", number);
-	close(fd);
-
-	return r > 0;
-}
-
 static int op_swap(struct stress *stress)
 {
 	kvm_madvise(stress->mem, NR_PAGES * PAGE_SIZE, MADV_PAGEOUT);
@@ -1092,34 +1074,6 @@ static int op_migrate(struct stress *stress)
 	for (page = 0; page < NR_PAGES; page++)
 		nr_moved += status[page] == stress->node && old[page] == !stress->node;
 	return nr_moved > 0;
-}
-
-/* Make a copy of shared_info, without writing it if it is a copy already. */
-static bool shared_info_is_merged(struct stress *stress)
-{
-	u8 *copy = stress->mem + NR_PAGES * PAGE_SIZE;
-
-	if (memcmp(copy, stress->mem + SHINFO_OFFSET, PAGE_SIZE))
-		memcpy(copy, stress->mem + SHINFO_OFFSET, PAGE_SIZE);
-	return read_number("/proc/self/ksm_merging_pages", "") > 0;
-}
-
-/*
- * Pause the events until KSM has merged shared_info with a copy of it.  The next event
- * has to be written to a page that isn't shared.
- */
-static int op_ksm(struct stress *stress)
-{
-	bool merged;
-
-	kvm_madvise(stress->mapping, stress->mapping_size, MADV_MERGEABLE);
-
-	WRITE_ONCE(stress->guest->pause, true);
-	merged = wait_for(shared_info_is_merged(stress));
-	WRITE_ONCE(stress->guest->pause, false);
-
-	usleep(random_in_range(stress, 0, 10000));
-	return merged;
 }
 
 static void run_stress(struct __test_metadata *_metadata, struct stress *stress,
@@ -1258,12 +1212,6 @@ FIXTURE_VARIANT_ADD(stress, migrate) {
 	.op = op_migrate,
 };
 
-FIXTURE_VARIANT_ADD(stress, ksm) {
-	.backing = BACKING_ANON,
-	.type = PHASE_KEEP,
-	.op = op_ksm,
-};
-
 FIXTURE_VARIANT_ADD(stress, memslot) {
 	.backing = BACKING_MEMFD,
 	.type = PHASE_REJECT,
@@ -1276,60 +1224,6 @@ FIXTURE_VARIANT_ADD(stress, shared_info) {
 	.op = op_shared_info,
 };
 
-#define KSM_DIR			"/sys/kernel/mm/ksm/"
-
-/* Have KSM run without pauses. */
-static const struct {
-	const char *path;
-	long value;
-} ksm_settings[] = {
-	{ KSM_DIR "smart_scan", 0 },
-	{ KSM_DIR "sleep_millisecs", 0 },
-	{ KSM_DIR "pages_to_scan", 1000 },
-	{ KSM_DIR "run", 1 },
-};
-
-static long saved_ksm_settings[ARRAY_SIZE(ksm_settings)];
-
-static void save_ksm(void)
-{
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(ksm_settings); i++)
-		saved_ksm_settings[i] = read_number(ksm_settings[i].path, "");
-}
-
-/* Returns the path of a setting that can't be changed, or NULL. */
-static const char *set_ksm(void)
-{
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(ksm_settings); i++) {
-		if (!write_number(ksm_settings[i].path, ksm_settings[i].value))
-			return ksm_settings[i].path;
-	}
-
-	return NULL;
-}
-
-/* Leave alone what isn't as set_ksm() has set it, e.g. what a KSM advisor changes. */
-static void restore_ksm(void)
-{
-	const char *path;
-	long saved;
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(ksm_settings); i++) {
-		path = ksm_settings[i].path;
-		saved = saved_ksm_settings[i];
-
-		if (saved != ksm_settings[i].value &&
-		    read_number(path, "") == ksm_settings[i].value &&
-		    !write_number(path, saved))
-			ksft_print_msg("Failed to restore %s: %s\n", path, strerror(errno));
-	}
-}
-
 FIXTURE_SETUP(stress)
 {
 	set_timeout();
@@ -1338,8 +1232,6 @@ FIXTURE_SETUP(stress)
 
 FIXTURE_TEARDOWN(stress)
 {
-	if (variant->op == op_ksm)
-		restore_ksm();
 	stress_cleanup(&self->stress);
 }
 
@@ -1372,21 +1264,6 @@ static bool can_swap(void)
 	return r;
 }
 
-/* KSM may have too much other memory to scan. */
-static bool can_merge(void)
-{
-	u8 *mem;
-	bool r;
-
-	mem = kvm_mmap(2 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	memset(mem, 1, 2 * PAGE_SIZE);
-	kvm_madvise(mem, 2 * PAGE_SIZE, MADV_MERGEABLE);
-	r = wait_for(read_number("/proc/self/ksm_merging_pages", "") > 0);
-	kvm_munmap(mem, 2 * PAGE_SIZE);
-
-	return r;
-}
-
 /* The nodes that op_migrate() uses may have no memory, or not be allowed. */
 static bool can_migrate(void)
 {
@@ -1408,8 +1285,6 @@ static bool can_migrate(void)
 
 TEST_F_TIMEOUT(stress, stress, TEST_TIMEOUT_SEC)
 {
-	const char *path;
-
 	if (variant->backing == BACKING_THP && !has_thp_collapse())
 		SKIP(return, "Can't collapse memory into a huge page: %s", strerror(errno));
 
@@ -1427,15 +1302,6 @@ TEST_F_TIMEOUT(stress, stress, TEST_TIMEOUT_SEC)
 	if (variant->op == op_shared_info &&
 	    !(xen_caps & KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA))
 		SKIP(return, "KVM_XEN_HVM_CONFIG_SHARED_INFO_HVA is not supported");
-
-	if (variant->op == op_ksm) {
-		path = set_ksm();
-		if (path)
-			SKIP(return, "Can't set %s: %s", path, strerror(errno));
-		if (!can_merge())
-			SKIP(return, "KSM doesn't merge two pages within %d seconds",
-			     WAIT_TIMEOUT_SEC);
-	}
 
 	if (variant->backing == BACKING_MEMFD)
 		create_memfd(&self->stress);
@@ -1683,14 +1549,6 @@ int main(int argc, char *argv[])
 	argv[nr_args] = NULL;
 
 	xen_caps = xen_require_caps();
-
-	/*
-	 * A test that dies skips FIXTURE_TEARDOWN(), and the harness doesn't return.
-	 * The runner ends tests that take too long by SIGTERM.
-	 */
-	save_ksm();
-	atexit(restore_ksm);
-	signal(SIGTERM, exit);
 
 	return test_harness_run(nr_args, argv);
 }
