@@ -1483,33 +1483,31 @@ static void test_gpc_hardirq(struct kunit *test)
 }
 
 #define GPC_TEST_NR_READERS	4
-#define GPC_TEST_NR_READS	500
 #define GPC_TEST_NR_MOVES	200
 #define GPC_TEST_FREED		0x6b6b6b6b
 
 struct gpc_test_reader {
 	struct work_struct work;
 	struct gpc_test *t;
-	int nr_reads, nr_freed;
+	int ret, nr_freed;
 };
 
 static void gpc_test_read(struct work_struct *work)
 {
 	struct gpc_test_reader *reader = container_of(work, struct gpc_test_reader, work);
 	struct gpc_test *t = reader->t;
-	int i;
 
 	/* Use the stubs in this task, too. */
 	current->kunit_test = t->test;
 
-	for (i = 0; i < GPC_TEST_NR_READS; i++) {
-		if (kvm_gpc_get(&t->gpc, sizeof(u32)))
+	do {
+		reader->ret = kvm_gpc_get(&t->gpc, sizeof(u32));
+		if (reader->ret)
 			break;
-		reader->nr_reads++;
 		reader->nr_freed += READ_ONCE(*(u32 *)t->gpc.khva) == GPC_TEST_FREED;
 		kvm_gpc_put(&t->gpc);
 		cond_resched();
-	}
+	} while (!READ_ONCE(t->done));
 
 	current->kunit_test = NULL;
 }
@@ -1519,7 +1517,8 @@ static void test_gpc_readers(struct kunit *test)
 {
 	struct gpc_test_reader *readers;
 	struct gpc_test *t = test->priv;
-	int i;
+	int i, nr_lookups, nr, ret = 0;
+	unsigned long end;
 
 	readers = kunit_kcalloc(test, GPC_TEST_NR_READERS, sizeof(*readers), GFP_KERNEL);
 	KUNIT_ASSERT_NOT_NULL(test, readers);
@@ -1531,19 +1530,31 @@ static void test_gpc_readers(struct kunit *test)
 		queue_work(system_dfl_wq, &readers[i].work);
 	}
 
-	for (i = 0; i < GPC_TEST_NR_MOVES; i++) {
+	/* If the readers have all CPUs, there is time for some of the moves only. */
+	end = jiffies + HZ;
+	for (i = 0; i < GPC_TEST_NR_MOVES && !ret && time_before(jiffies, end); i++) {
 		gpc_test_start(t, 0);
 		WRITE_ONCE(*(u32 *)gpc_test_addr(t, 0), GPC_TEST_FREED);
 		gpc_test_replace_page(t);
 		WRITE_ONCE(*(u32 *)gpc_test_addr(t, 0), 0);
 		usleep_range(10, 100);
+		nr_lookups = atomic_read(&t->nr_lookups);
 		gpc_test_end(t, 0);
-		usleep_range(10, 100);
+
+		/* The next move is at any time, or after the lookup of the new page. */
+		if (i % 2)
+			usleep_range(10, 100);
+		else
+			ret = poll_timeout_us(nr = atomic_read(&t->nr_lookups),
+					      nr != nr_lookups, 100,
+					      GPC_TEST_TIMEOUT_US, false);
 	}
+	WRITE_ONCE(t->done, true);
+	KUNIT_EXPECT_EQ(test, ret, 0);
 
 	for (i = 0; i < GPC_TEST_NR_READERS; i++) {
 		flush_work(&readers[i].work);
-		KUNIT_EXPECT_EQ(test, readers[i].nr_reads, GPC_TEST_NR_READS);
+		KUNIT_EXPECT_EQ(test, readers[i].ret, 0);
 		KUNIT_EXPECT_EQ(test, readers[i].nr_freed, 0);
 	}
 }
