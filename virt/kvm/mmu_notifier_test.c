@@ -22,7 +22,6 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/mmu_notifier.h>
-#include <linux/prandom.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/task_work.h>
@@ -80,7 +79,7 @@ struct mn_test_counts {
 
 struct mn_test_pair {
 	struct mmu_notifier_range range;
-	bool open, in_slot;
+	bool in_slot;
 };
 
 struct mn_test {
@@ -109,8 +108,7 @@ struct mn_test {
 	/* A job sets @go when it has begun, and continues until @done is set. */
 	bool go, done;
 	int cpus[2];
-	const struct mn_test_lock *locks;
-	int nr_locks;
+	const struct mn_test_lock *lock;
 	struct mn_test_pair job_pair;
 	atomic_t nr_ready;
 
@@ -524,7 +522,6 @@ static void mn_test_start(struct mn_test *t, struct mn_test_pair *pair,
 			  unsigned int page, unsigned int nr_pages)
 {
 	mn_test_range(t, &pair->range, page, nr_pages);
-	pair->open = true;
 	pair->in_slot = mn_test_in_slot(page, nr_pages);
 
 	mmu_notifier_invalidate_range_start(&pair->range);
@@ -552,7 +549,6 @@ static void mn_test_start_nonblock(struct mn_test *t, struct mn_test_pair *pair,
 				   unsigned int page, unsigned int nr_pages)
 {
 	mn_test_range(t, &pair->range, page, nr_pages);
-	pair->open = true;
 	pair->in_slot = mn_test_in_slot(page, nr_pages);
 
 	KUNIT_EXPECT_EQ(t->test, mn_test_start_reaping(&pair->range), 0);
@@ -569,8 +565,6 @@ static void mn_test_start_nonblock(struct mn_test *t, struct mn_test_pair *pair,
 static void mn_test_end(struct mn_test *t, struct mn_test_pair *pair)
 {
 	bool blockable = mmu_notifier_range_blockable(&pair->range);
-
-	pair->open = false;
 
 	if (!blockable)
 		non_block_start();
@@ -1206,54 +1200,6 @@ static void test_mn_pairs(struct kunit *test)
 
 	mn_test_start_nonblock(t, &reap, w->page, w->nr_pages);
 	mn_test_end(t, &reap);
-}
-
-static unsigned int mn_test_seed;
-module_param(mn_test_seed, uint, 0644);
-MODULE_PARM_DESC(mn_test_seed, "Seed of KUnit's random MMU notifier invalidations, 0 for any");
-
-/* Half of them are open, i.e. more than the gate has room for. */
-#define MN_TEST_NR_PAIRS	(3 * KVM_INVALIDATE_NR_RANGES)
-#define MN_TEST_NR_STEPS	2000
-
-/* The first half has no non-blockable ones, as the VM is dead after the first. */
-static void test_mn_random_pairs(struct kunit *test)
-{
-	u32 seed = mn_test_seed ?: get_random_u32();
-	struct mn_test_pair *pairs, *pair;
-	struct mn_test *t = test->priv;
-	unsigned int page, nr_pages;
-	struct rnd_state rnd;
-	int i;
-
-	pairs = kunit_kcalloc(test, MN_TEST_NR_PAIRS, sizeof(*pairs), GFP_KERNEL);
-	KUNIT_ASSERT_NOT_NULL(test, pairs);
-	mn_test_create_vm(test);
-
-	kunit_info(test, "kvm.mn_test_seed=%u", seed);
-	prandom_seed_state(&rnd, seed);
-
-	/* Stop at the first failure. */
-	for (i = 0; i < MN_TEST_NR_STEPS && test->status == KUNIT_SUCCESS; i++) {
-		pair = &pairs[prandom_u32_state(&rnd) % MN_TEST_NR_PAIRS];
-		if (pair->open) {
-			mn_test_end(t, pair);
-			continue;
-		}
-
-		page = prandom_u32_state(&rnd) % MN_TEST_NR_PAGES;
-		nr_pages = 1 + prandom_u32_state(&rnd) % min(MN_TEST_NR_PAGES - page, 20);
-		if (i < MN_TEST_NR_STEPS / 2 || prandom_u32_state(&rnd) % 2)
-			mn_test_start(t, pair, page, nr_pages);
-		else
-			mn_test_start_nonblock(t, pair, page, nr_pages);
-	}
-	if (test->status != KUNIT_SUCCESS)
-		kunit_err(test, "step %d\n", i);
-
-	for (i = 0; i < MN_TEST_NR_PAIRS; i++)
-		if (pairs[i].open)
-			mn_test_end(t, &pairs[i]);
 }
 
 /*
@@ -1918,7 +1864,6 @@ MN_TEST_LOCK_TYPE(srcu, struct srcu_struct, idx = srcu_read_lock(lock),
 #define mn_test_mmu	mn_test_spin
 #endif
 
-/* In the order in which they nest. */
 static const struct mn_test_lock {
 	const char *name;
 	const struct mn_test_lock_type *type;
@@ -1981,19 +1926,15 @@ static void *mn_test_lock_of(struct mn_test *t, const struct mn_test_lock *lock)
 
 KUNIT_ARRAY_PARAM_DESC(mn_test_lock, mn_test_locks, name);
 
-static int mn_test_hold_locks(struct mn_test *t)
+static int mn_test_hold_lock(struct mn_test *t)
 {
-	int i, idx[ARRAY_SIZE(mn_test_locks)];
+	void *lock = mn_test_lock_of(t, t->lock);
+	int idx = t->lock->type->lock(lock);
 	bool done;
 
-	for (i = 0; i < t->nr_locks; i++)
-		idx[i] = t->locks[i].type->lock(mn_test_lock_of(t, &t->locks[i]));
 	WRITE_ONCE(t->go, true);
-
 	done = mn_test_spin_until(READ_ONCE(t->done), MN_TEST_TIMEOUT_US);
-
-	while (i--)
-		t->locks[i].type->unlock(mn_test_lock_of(t, &t->locks[i]), idx[i]);
+	t->lock->type->unlock(lock, idx);
 
 	return done ? 0 : -ETIMEDOUT;
 }
@@ -2002,18 +1943,8 @@ static void test_mn_fence_lock(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
 
-	t->locks = test->param_value;
-	t->nr_locks = 1;
-	mn_test_fence(test, mn_test_hold_locks);
-}
-
-static void test_mn_fence_all_locks(struct kunit *test)
-{
-	struct mn_test *t = test->priv;
-
-	t->locks = mn_test_locks;
-	t->nr_locks = ARRAY_SIZE(mn_test_locks);
-	mn_test_fence(test, mn_test_hold_locks);
+	t->lock = test->param_value;
+	mn_test_fence(test, mn_test_hold_lock);
 }
 
 #define MN_TEST_NR_REAPERS	2
@@ -2663,75 +2594,36 @@ static void test_mn_fence_cleans_nothing(struct kunit *test)
 }
 #endif /* CONFIG_ARM64 */
 
-static const struct mn_test_ioctl {
-	const char *name;
-	unsigned int cmd;
-	bool is_vcpu;
-} mn_test_ioctls[] = {
-#define MN_TEST_VM_IOCTL(cmd)	{ #cmd, cmd, false }
-#define MN_TEST_VCPU_IOCTL(cmd)	{ #cmd, cmd, true }
-	MN_TEST_VM_IOCTL(KVM_CHECK_EXTENSION),
-	MN_TEST_VM_IOCTL(KVM_CREATE_VCPU),
-	MN_TEST_VM_IOCTL(KVM_CREATE_IRQCHIP),
-	MN_TEST_VM_IOCTL(KVM_SET_USER_MEMORY_REGION),
-	MN_TEST_VM_IOCTL(KVM_SET_USER_MEMORY_REGION2),
-	MN_TEST_VM_IOCTL(KVM_GET_DIRTY_LOG),
-	MN_TEST_VM_IOCTL(KVM_IRQFD),
-	MN_TEST_VM_IOCTL(KVM_IOEVENTFD),
-	MN_TEST_VM_IOCTL(KVM_SET_GSI_ROUTING),
-	MN_TEST_VM_IOCTL(KVM_SIGNAL_MSI),
-	MN_TEST_VM_IOCTL(KVM_CREATE_DEVICE),
-	MN_TEST_VM_IOCTL(KVM_GET_STATS_FD),
-	MN_TEST_VCPU_IOCTL(KVM_RUN),
-	MN_TEST_VCPU_IOCTL(KVM_GET_REGS),
-	MN_TEST_VCPU_IOCTL(KVM_SET_REGS),
-	MN_TEST_VCPU_IOCTL(KVM_GET_SREGS),
-	MN_TEST_VCPU_IOCTL(KVM_GET_ONE_REG),
-	MN_TEST_VCPU_IOCTL(KVM_GET_MP_STATE),
-	MN_TEST_VCPU_IOCTL(KVM_INTERRUPT),
-	MN_TEST_VCPU_IOCTL(KVM_TRANSLATE),
-	MN_TEST_VCPU_IOCTL(KVM_PRE_FAULT_MEMORY),
-	MN_TEST_VCPU_IOCTL(KVM_GET_STATS_FD),
-#ifdef CONFIG_X86
-	MN_TEST_VM_IOCTL(KVM_GET_CLOCK),
-	MN_TEST_VM_IOCTL(KVM_XEN_HVM_SET_ATTR),
-	MN_TEST_VCPU_IOCTL(KVM_GET_MSRS),
-	MN_TEST_VCPU_IOCTL(KVM_GET_LAPIC),
-	MN_TEST_VCPU_IOCTL(KVM_NMI),
-	MN_TEST_VCPU_IOCTL(KVM_GET_NESTED_STATE),
-	MN_TEST_VCPU_IOCTL(KVM_XEN_VCPU_SET_ATTR),
-#endif
-#ifdef CONFIG_ARM64
-	MN_TEST_VCPU_IOCTL(KVM_ARM_VCPU_INIT),
-#endif
-};
-
-KUNIT_ARRAY_PARAM_DESC(mn_test_ioctl, mn_test_ioctls, name);
-
-static long mn_test_do_ioctl(struct mn_test *t, const struct mn_test_ioctl *ioctl,
-			     unsigned long arg)
+static long mn_test_ioctl(long (*ioctl)(struct file *, unsigned int, unsigned long),
+			  void *data, unsigned int cmd, unsigned long arg)
 {
-	struct file file = { .private_data = t->kvm };
+	struct file file = { .private_data = data };
 
-	if (!ioctl->is_vcpu)
-		return kvm_vm_ioctl(&file, ioctl->cmd, arg);
-
-	file.private_data = t->vcpu;
-	return kvm_vcpu_ioctl(&file, ioctl->cmd, arg);
+	return ioctl(&file, cmd, arg);
 }
 
-/* All ioctl()s are refused, on the VM and on the vCPU. */
+static void mn_test_expect_ioctls(struct mn_test *t, long vm, long vcpu, long device)
+{
+	static const struct kvm_device_ops ops = {};
+	struct kvm_device dev = { .kvm = t->kvm, .ops = &ops };
+
+	KUNIT_EXPECT_EQ(t->test, mn_test_ioctl(kvm_vm_ioctl, t->kvm, KVM_CHECK_EXTENSION,
+					       KVM_CAP_USER_MEMORY), vm);
+	KUNIT_EXPECT_EQ(t->test, mn_test_ioctl(kvm_vcpu_ioctl, t->vcpu, KVM_RUN, 1), vcpu);
+	KUNIT_EXPECT_EQ(t->test, mn_test_ioctl(kvm_device_ioctl, &dev,
+					       KVM_HAS_DEVICE_ATTR, 0), device);
+}
+
+/* All ioctl()s are refused, on the VM, its vCPUs and its devices. */
 static void test_mn_fence_ioctl(struct kunit *test)
 {
-	static const struct mn_test_ioctl check = MN_TEST_VM_IOCTL(KVM_CHECK_EXTENSION);
-	const struct mn_test_ioctl *ioctl = test->param_value;
 	struct mn_test *t = test->priv;
 
 	mn_test_create_vm_to_fence(test);
-	KUNIT_EXPECT_EQ(test, mn_test_do_ioctl(t, &check, KVM_CAP_USER_MEMORY), 1);
+	mn_test_expect_ioctls(t, 1, -EINVAL, -EPERM);
 
 	KUNIT_EXPECT_EQ(test, mn_test_reap(t), 0);
-	KUNIT_EXPECT_EQ(test, mn_test_do_ioctl(t, ioctl, 0), -EIO);
+	mn_test_expect_ioctls(t, -EIO, -EIO, -EIO);
 }
 
 /* Only an mm that is being reaped may have a range that isn't blockable. */
@@ -2774,7 +2666,6 @@ static struct kunit_case mn_test_cases[] = {
 	KUNIT_CASE(test_gate_wait_killed),
 #endif
 	KUNIT_CASE_PARAM(test_mn_pairs, mn_test_where_gen_params),
-	KUNIT_CASE(test_mn_random_pairs),
 	KUNIT_CASE_PARAM(test_mn_other_fails, mn_test_order_gen_params),
 	KUNIT_CASE_PARAM(test_mn_memslots, mn_test_update_gen_params),
 	KUNIT_CASE(test_mn_memslots_order),
@@ -2790,7 +2681,6 @@ static struct kunit_case mn_test_cases[] = {
 	KUNIT_CASE(test_mn_fence_waits_for_reader),
 #endif
 	KUNIT_CASE_PARAM(test_mn_fence_lock, mn_test_lock_gen_params),
-	KUNIT_CASE(test_mn_fence_all_locks),
 	KUNIT_CASE(test_mn_reapers),
 	KUNIT_CASE(test_mn_fence_trace),
 #ifdef CONFIG_X86
@@ -2803,7 +2693,7 @@ static struct kunit_case mn_test_cases[] = {
 	KUNIT_CASE(test_mn_hlv_mode),
 #endif
 	KUNIT_CASE(test_mn_fence_run),
-	KUNIT_CASE_PARAM(test_mn_fence_ioctl, mn_test_ioctl_gen_params),
+	KUNIT_CASE(test_mn_fence_ioctl),
 	KUNIT_CASE(test_mn_not_reaped),
 #ifdef CONFIG_ARM64
 	KUNIT_CASE(test_mn_fence_refused),
