@@ -15,6 +15,7 @@
 #include <kunit/test.h>
 #include <linux/completion.h>
 #include <linux/cpumask.h>
+#include <linux/debug_locks.h>
 #include <linux/delay.h>
 #include <linux/fdtable.h>
 #include <linux/iopoll.h>
@@ -22,6 +23,7 @@
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/mmu_notifier.h>
+#include <linux/panic.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/task_work.h>
@@ -84,6 +86,10 @@ struct mn_test_pair {
 
 struct mn_test {
 	struct kunit *test;
+
+	/* What the kernel has complained about before. */
+	int debug_locks, warned;
+
 	struct kvm_invalidate_gate gate;
 	unsigned long wait_hva;
 
@@ -458,6 +464,8 @@ static int mn_test_init(struct kunit *test)
 
 	KUNIT_ASSERT_NOT_NULL(test, t);
 	t->test = test;
+	t->debug_locks = debug_locks;
+	t->warned = test_taint(TAINT_WARN);
 
 	/* The first action runs last, i.e. after those that end the use of @t. */
 	KUNIT_ASSERT_EQ(test, kunit_add_action_or_reset(test, mn_test_free, t), 0);
@@ -470,10 +478,15 @@ static void mn_test_exit(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
 
-	if (!t || t->stuck)
+	if (!t)
 		return;
 
-	mn_test_destroy_vm(t);
+	if (!t->stuck)
+		mn_test_destroy_vm(t);
+
+	/* Some bugs are only found by lockdep, or by DEBUG_ATOMIC_SLEEP and other WARNs. */
+	KUNIT_EXPECT_EQ_MSG(test, debug_locks, t->debug_locks, "see the kernel log");
+	KUNIT_EXPECT_EQ_MSG(test, test_taint(TAINT_WARN), t->warned, "see the kernel log");
 }
 
 /*
@@ -1101,7 +1114,10 @@ static void test_gate_mismatch(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, mn_test_wait(t, mn_test_run(t, mn_test_gate_lock)), 0);
 }
 
-/* Once the caches are closed, the next end(), of any range, wakes the task. */
+/*
+ * Once the caches are closed, the next end() of a blockable invalidation, of any range,
+ * wakes the task.
+ */
 static void test_gate_wakes_closed(struct kunit *test)
 {
 	struct mn_test *t = test->priv;
@@ -1709,8 +1725,8 @@ static void test_mn_fence_no_preempt(struct kunit *test)
 }
 
 /*
- * Is the fence done too early, or its flag set too early, on which a second reaper
- * skips the fence?
+ * Is the fence done too early, or its flag set too early?  A second reaper skips the
+ * fence if the flag is set.  It must not be set before the fence is done.
  */
 static bool mn_test_is_early(struct mn_test *t)
 {

@@ -11,9 +11,11 @@
 #include <kunit/test.h>
 #include <linux/completion.h>
 #include <linux/cpumask.h>
+#include <linux/debug_locks.h>
 #include <linux/delay.h>
 #include <linux/hrtimer.h>
 #include <linux/iopoll.h>
+#include <linux/panic.h>
 #include <linux/sched/signal.h>
 #include <linux/workqueue.h>
 
@@ -43,6 +45,10 @@ typedef void (*gpc_test_fn)(struct gpc_test *t);
 struct gpc_test {
 	struct kunit *test;
 	struct kvm *kvm;
+
+	/* What the kernel has complained about before. */
+	int debug_locks, warned;
+
 	struct kvm_memory_slot slot;
 	struct gfn_to_pfn_cache gpc, gpc2;
 
@@ -461,6 +467,8 @@ static int gpc_test_init(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, t->kvm->gpc_filter);
 
 	t->test = test;
+	t->debug_locks = debug_locks;
+	t->warned = test_taint(TAINT_WARN);
 	t->task = current;
 	t->sig = SIGKILL;
 	INIT_WORK(&t->work, gpc_test_work);
@@ -520,6 +528,10 @@ static void gpc_test_exit(struct kunit *test)
 
 	for (i = 0; i < GPC_TEST_NR_PAGES && t->pages[i]; i++)
 		__free_page(t->pages[i]);
+
+	/* Some bugs are only found by lockdep, or by DEBUG_ATOMIC_SLEEP and other WARNs. */
+	KUNIT_EXPECT_EQ_MSG(test, debug_locks, t->debug_locks, "see the kernel log");
+	KUNIT_EXPECT_EQ_MSG(test, test_taint(TAINT_WARN), t->warned, "see the kernel log");
 }
 
 static void test_gpc_hva_and_gpa(struct kunit *test)

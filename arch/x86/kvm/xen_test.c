@@ -10,9 +10,11 @@
 #include <kunit/test.h>
 #include <kunit/static_stub.h>
 #include <linux/cpumask.h>
+#include <linux/debug_locks.h>
 #include <linux/hw_breakpoint.h>
 #include <linux/irq_work.h>
 #include <linux/kthread.h>
+#include <linux/panic.h>
 #include <linux/perf_event.h>
 #include <linux/preempt.h>
 
@@ -38,6 +40,9 @@ struct xen_test {
 	struct kvm_vcpu *vcpu;
 	struct kvm_memory_slot slot;
 	struct page *pages[XEN_NR_PAGES];
+
+	/* What the kernel has complained about before. */
+	int debug_locks, warned;
 
 	/* An mm without users, for a VM to which the current task doesn't belong. */
 	struct mm_struct *mm;
@@ -181,6 +186,8 @@ static int xen_test_init(struct kunit *test)
 	KUNIT_ASSERT_NOT_NULL(test, kvm->gpc_filter);
 
 	t->test = test;
+	t->debug_locks = debug_locks;
+	t->warned = test_taint(TAINT_WARN);
 	t->kvm = kvm;
 	t->vcpu = vcpu;
 
@@ -242,6 +249,10 @@ static void xen_test_exit(struct kunit *test)
 
 	for (i = 0; i < XEN_NR_PAGES; i++)
 		KUNIT_EXPECT_EQ(test, page_count(t->pages[i]), 1);
+
+	/* Some bugs are only found by lockdep, or by DEBUG_ATOMIC_SLEEP and other WARNs. */
+	KUNIT_EXPECT_EQ_MSG(test, debug_locks, t->debug_locks, "see the kernel log");
+	KUNIT_EXPECT_EQ_MSG(test, test_taint(TAINT_WARN), t->warned, "see the kernel log");
 }
 
 /*
