@@ -73,7 +73,8 @@ static inline int vm_process_get_fd(struct vm_process *p, int fd)
  * Does the mm have users, i.e. is KVM's ->release() of the mmu_notifier yet to be
  * called?  The mm can outlive the process, as the kernel, or a monitoring tool, may
  * briefly hold a reference to it.  Reading /proc/<pid>/mem hits end-of-file once the
- * mm has no users.  Must be called before the process is killed, too.
+ * mm has no users.  Call it once before the kill: /proc/<pid>/mem must be opened while
+ * the process exists.
  */
 static inline bool vm_process_has_mm(struct vm_process *p)
 {

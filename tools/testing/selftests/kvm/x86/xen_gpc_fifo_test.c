@@ -45,7 +45,7 @@
  * The refresh must wait for at least a quarter of the drop, so that its own cost,
  * which is a lot higher than usual after a preemption, doesn't matter.
  */
-#define MIN_WAIT_SHARE		4
+#define MIN_WAIT_DIVISOR	4
 #define MIN_DROP_FACTOR		40
 
 /*
@@ -56,10 +56,10 @@
 #define STUCK_MIN_NS		2000000000LL
 
 /*
- * The refresh may use at most 1/MAX_CPU_SHARE of the time it waits.  Spinning
+ * The refresh may use at most 1/MAX_CPU_DIVISOR of the time it waits.  Spinning
  * uses nearly all of it.
  */
-#define MAX_CPU_SHARE		3
+#define MAX_CPU_DIVISOR		3
 
 #define MAX_ATTEMPTS		10
 #define TEST_TIMEOUT_SEC	120
@@ -314,11 +314,13 @@ static bool try_to_preempt(struct fifo_test *test)
 
 	sem_init(&test->start_drop, 0, 0);
 	sem_init(&test->done, 0, 0);
+	test->refresh_tid = 0;
 
 	TEST_ASSERT(!set_scheduler(0, SCHED_FIFO, PRIO_WATCHDOG), "Failed to use SCHED_FIFO");
 
 	dropper = create_fifo_thread(test, PRIO_INVALIDATE, drop_thread);
 	refresher = create_fifo_thread(test, PRIO_REFRESH, refresh_thread);
+	TEST_ASSERT(wait_for(READ_ONCE(test->refresh_tid)), "The refresh doesn't start");
 
 	clock_gettime(CLOCK_REALTIME, &timeout);
 	timeout = timespec_add_ns(timeout, timeout_ns);
@@ -328,7 +330,7 @@ static bool try_to_preempt(struct fifo_test *test)
 			continue;
 
 		stuck = true;
-		TEST_ASSERT(!set_scheduler(READ_ONCE(test->refresh_tid), SCHED_OTHER, 0),
+		TEST_ASSERT(!set_scheduler(test->refresh_tid, SCHED_OTHER, 0),
 			    "Failed to lower the priority of the refresh");
 		while (sem_wait(&test->done))
 			;
@@ -418,14 +420,14 @@ TEST_F_TIMEOUT(xen_gpc_fifo, preempted_invalidation, TEST_TIMEOUT_SEC)
 		test->delay_ns = test->drop_ns / (6 + i % 3 * 2);
 
 		finished = try_to_preempt(test);
-		EXPECT_TRUE(test->delivered);
+		ASSERT_TRUE(test->delivered);
 
 		/*
 		 * The drop's syscall is more than the invalidation.  Try again if the
 		 * refresh had (almost) nothing to wait for.
 		 */
 		if (finished && (!test->preempted_drop ||
-				 test->wall_ns < test->drop_ns / MIN_WAIT_SHARE))
+				 test->wall_ns < test->drop_ns / MIN_WAIT_DIVISOR))
 			continue;
 
 		TH_LOG("Refresh %s after %ld us, used %ld us of CPU (drop %ld us, refresh %ld us)",
@@ -434,7 +436,7 @@ TEST_F_TIMEOUT(xen_gpc_fifo, preempted_invalidation, TEST_TIMEOUT_SEC)
 		       test->refresh_ns / 1000);
 
 		EXPECT_TRUE(finished);
-		EXPECT_LT(test->cpu_ns, test->wall_ns / MAX_CPU_SHARE);
+		EXPECT_LT(test->cpu_ns, test->wall_ns / MAX_CPU_DIVISOR);
 		return;
 	}
 
