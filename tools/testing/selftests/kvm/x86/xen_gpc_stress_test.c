@@ -505,6 +505,7 @@ static void map_memory(struct stress *stress, enum backing backing)
 		return;
 	}
 
+	/* Twice the size, so that it can be aligned. */
 	stress->mapping_size = 2 * size;
 	stress->mapping = kvm_mmap(2 * size, PROT_READ | PROT_WRITE,
 				   MAP_PRIVATE | MAP_ANONYMOUS, -1);
