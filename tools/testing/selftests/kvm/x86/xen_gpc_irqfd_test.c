@@ -433,11 +433,11 @@ TEST_F_TIMEOUT(xen_irqfd, halted_masked, TEST_TIMEOUT_SEC)
 	expect_sync(x->vcpu, SYNC_EVENT);
 }
 
-/* shared_info, or both pages, are missing, and aren't going to be provided. */
-static bool lose_pages(struct xen_vm *x, int uffd, int nr_pages)
+/* shared_info is missing, and isn't going to be provided. */
+static bool lose_shared_info(struct xen_vm *x, int uffd)
 {
 	struct uffdio_register reg = {
-		.range = { .start = (unsigned long)x->si, .len = nr_pages * PAGE_SIZE },
+		.range = { .start = (unsigned long)x->si, .len = PAGE_SIZE },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
 	};
 	struct uffdio_api api = { .api = UFFD_API };
@@ -446,7 +446,7 @@ static bool lose_pages(struct xen_vm *x, int uffd, int nr_pages)
 	    ioctl(uffd, UFFDIO_REGISTER, &reg))
 		return false;
 
-	drop_pages(x, nr_pages);
+	drop_pages(x, 1);
 	return true;
 }
 
@@ -463,8 +463,7 @@ static void *interrupted_thread(void *vcpu)
  * A signal ends the wait of KVM_RUN for the page.  The next KVM_RUN delivers the event,
  * even if the vCPU is halted.
  */
-static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void *guest_code,
-		      int nr_pages)
+static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void *guest_code)
 {
 	struct sigaction action = { .sa_handler = handle_signal };
 	bool waits, interrupted;
@@ -478,7 +477,7 @@ static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void 
 		.fd = syscall(__NR_userfaultfd, O_NONBLOCK),
 		.events = POLLIN,
 	};
-	if (!lose_pages(x, pollfd.fd, nr_pages))
+	if (!lose_shared_info(x, pollfd.fd))
 		SKIP(return, "userfaultfd is not available");
 
 	sigaction(SIGUSR1, &action, NULL);
@@ -492,7 +491,7 @@ static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void 
 	interrupted = wait_for((pthread_kill(thread, SIGUSR1),
 				!pthread_tryjoin_np(thread, &error)));
 
-	/* From now on, pages of zeroes are mapped. */
+	/* From now on, a page of zeroes is mapped. */
 	kvm_close(pollfd.fd);
 	if (!interrupted)
 		pthread_join(thread, &error);
@@ -507,18 +506,12 @@ static void interrupt(struct __test_metadata *_metadata, struct xen_vm *x, void 
 
 TEST_F_TIMEOUT(xen_irqfd, signal, TEST_TIMEOUT_SEC)
 {
-	interrupt(_metadata, &self->x, guest_wait, 1);
-}
-
-/* KVM_RUN waits for the vcpu_info, before it tries to deliver the event. */
-TEST_F_TIMEOUT(xen_irqfd, signal_vcpu_info, TEST_TIMEOUT_SEC)
-{
-	interrupt(_metadata, &self->x, guest_wait, NR_PAGES);
+	interrupt(_metadata, &self->x, guest_wait);
 }
 
 TEST_F_TIMEOUT(xen_irqfd, signal_halted, TEST_TIMEOUT_SEC)
 {
-	interrupt(_metadata, &self->x, guest_halt, 1);
+	interrupt(_metadata, &self->x, guest_halt);
 }
 
 /* Run a VM without shared_info. */
@@ -533,7 +526,7 @@ static void __noreturn run_stuck_vm(bool *ready, int eventfd, bool uffd_first)
 	if (!uffd_first)
 		uffd = syscall(__NR_userfaultfd, 0);
 
-	if (!lose_pages(&x, uffd, 1))
+	if (!lose_shared_info(&x, uffd))
 		_exit(KSFT_SKIP);
 
 	/*
